@@ -1,0 +1,1 @@
+"""The data access broker: grants, slices, gate, workers, audit, and the HTTP service."""
