@@ -296,9 +296,11 @@ _UNION_PARTS = frozenset(
 
 
 def _model_at(location: tuple[int | str, ...]) -> type[BaseModel]:
-    location: tuple[int | str, ...],
-) -> type[Grant] | type[Organisation] | type[Sensitive] | type[GrantLimits]:
-    nested: dict[str, type[BaseModel]] = {"organisation": Organisation, "sensitive": Sensitive, "limits": GrantLimits}
+    nested: dict[str, type[BaseModel]] = {
+        "organisation": Organisation,
+        "sensitive": Sensitive,
+        "limits": GrantLimits,
+    }
     return nested.get(str(location[0]), Grant) if location else Template
 
 
