@@ -59,15 +59,17 @@ CLAIM_STATUS = {"01": "paid", "02": "paid", "03": "paid", "04": "denied", "19": 
 """CDLMC157 and CDLPC065: X12 claim status codes of 835 CLP02 (1-3 paid, 4 denied, 19 paid and forwarded, 22 reversal)."""
 
 RACE = {
-    "1002-5": "AIAN",
-    "2028-9": "Asian",
-    "2054-5": "Black",
-    "2076-8": "NHPI",
-    "2106-3": "White",
-    "UNKNOW": "Unknown",
+    "1002-5": "aian",
+    "2028-9": "asian",
+    "2054-5": "black",
+    "2076-8": "nhpi",
+    "2106-3": "white",
+    "2131-1": "other",
+    "UNKNOW": "unknown",
 }
-"""CDLME028 race 1 and CDLME029 race 2 (element numbers unverified): CDC race codes -> our category. Two different
-known races are "Multiple"; CDLME031 Hispanic indicator (number unverified) `Y` comes before any race."""
+"""CDLME028 race 1 and CDLME029 race 2 (element numbers unverified): CDC race codes -> codes of the value set `race`.
+Two different known races are RACE_MULTIPLE; HISPANIC_INDICATOR `Y` (RACE_HISPANIC) comes before any race."""
+RACE_MULTIPLE, RACE_HISPANIC = "multiple", "hispanic"
 HISPANIC_INDICATOR = "CDLME031"
 
 FLAG_YES, FLAG_NO = "Y", "N"
