@@ -1,0 +1,129 @@
+"""What can go wrong between a notebook and the broker, each with what to do next.
+
+In a notebook an error of this family shows as two lines, without a traceback through the client's own code.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping
+
+from workbench.errors import WorkbenchError
+
+
+class ClientError(WorkbenchError):
+    """Any failure that the client reports."""
+
+    def _render_traceback_(self) -> list[str]:
+        """IPython shows this in place of a traceback: the answer is in the words, not in the client's code."""
+        lines = [f"{type(self).__name__} [{self.code}]: {self.reason}"]
+        if self.hint:
+            lines.append(f"  → {self.hint}")
+        return lines
+
+    def _repr_html_(self) -> str:
+        hint = f'<div style="margin-top:4px">→ {html.escape(self.hint)}</div>' if self.hint else ""
+        return (
+            '<div style="border-left:4px solid #b45309;background:#fff7ed;color:#431407;padding:8px 12px;'
+            'font:13px/1.5 system-ui,sans-serif;max-width:60em">'
+            f"<b>Refused</b> <code>{html.escape(self.code)}</code><div>{html.escape(self.reason)}</div>{hint}</div>"
+        )
+
+
+class BrokerUnreachable(ClientError):
+    """Nothing answers on the broker's socket."""
+
+    code = "broker-unreachable"
+    http_status = 503
+
+
+class NoToken(ClientError):
+    """The environment holds no token for the broker."""
+
+    code = "no-token"
+    http_status = 401
+
+
+class TokenRefused(ClientError):
+    """The broker does not accept this server's token (401)."""
+
+    code = "token-refused"
+    http_status = 401
+
+
+class BrokerRefusal(ClientError):
+    """The broker understood and refused: not in the grant, not admitted by the SQL gate, unknown table (4xx)."""
+
+    code = "refused"
+
+
+class BrokerBusy(ClientError):
+    """The broker asks to wait (429). `retry_after` is in seconds."""
+
+    code = "busy"
+    http_status = 429
+
+    def __init__(self, reason: str, *, hint: str = "", code: str | None = None, retry_after: float = 1.0):
+        super().__init__(reason, hint=hint, code=code)
+        self.retry_after = retry_after
+
+
+class BrokerFailure(ClientError):
+    """The broker failed on its side (5xx)."""
+
+    code = "broker-failed"
+    http_status = 500
+
+
+class ResultCutOff(ClientError):
+    """The answer ended before its end mark: what arrived is incomplete and is not handed out."""
+
+    code = "result-cut-off"
+    http_status = 502
+
+
+class NotInThisGrant(ClientError, AttributeError):
+    """A table that this grant's slice does not hold."""
+
+    code = "unknown-table"
+    http_status = 404
+
+
+class MemtableRefused(ClientError):
+    """A local table was to be used in a query that the broker runs."""
+
+    code = "memtable-refused"
+
+
+class ReadOnly(ClientError):
+    """Something other than reading was asked of the broker."""
+
+    code = "read-only"
+    http_status = 405
+
+
+def from_response(status: int, body: Mapping[str, object], retry_after: str | None) -> ClientError:
+    """The typed error for the broker's JSON `{"code", "reason", "hint"}`."""
+    reason = str(body.get("reason") or f"The broker answered with status {status}.")
+    hint = str(body.get("hint") or "")
+    code = str(body["code"]) if body.get("code") else None
+    if status == 401:
+        return TokenRefused(
+            reason, hint=hint or "Stop this server and start it again from the Hub's home page.", code=code
+        )
+    if status == 429:
+        seconds = seconds_of(retry_after, default=1.0)
+        return BrokerBusy(
+            reason, hint=hint or f"Try again in {seconds:.0f} s.", code=code, retry_after=seconds
+        )
+    if status >= 500:
+        return BrokerFailure(reason, hint=hint, code=code, http_status=status)
+    return BrokerRefusal(reason, hint=hint, code=code, http_status=status)
+
+
+def seconds_of(retry_after: str | None, *, default: float) -> float:
+    """Retry-After in seconds; `default` where it is missing or a date."""
+    try:
+        return max(0.0, float(retry_after)) if retry_after is not None else default
+    except ValueError:
+        return default
