@@ -1,0 +1,354 @@
+"""The SQL gate: one statement that only reads the slice's tables, or a refusal that says what to use instead.
+
+Two parsers have to agree that a statement is harmless. sqlglot reads it first and refuses every node class that is
+not in `gate_rules.SYNTAX`; DuckDB's own parser then reads both the statement and sqlglot's regenerated text, and
+every node, function and name of its tree is checked (`gate_names`). What the worker runs is the regenerated text
+where the engine reads both alike, else the caller's own text, so that no rewriting changes an answer.
+
+The gate is access control for names and functions. It is not the wall: the worker holds nothing but the slice.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import threading
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import duckdb
+import sqlglot
+from sqlglot import exp
+from sqlglot.dialects.duckdb import DuckDB
+from sqlglot.errors import SqlglotError
+from sqlglot.tokens import Token, TokenType
+
+from workbench.broker import gate_rules as rules
+from workbench.broker.gate_names import GateRefusal, check_tree, instead, shown
+
+logging.getLogger("sqlglot").disabled = True  # it would print the statement, literals and all
+
+__all__ = ["Admitted", "GateRefusal", "admit", "redact"]
+
+_DIALECT = DuckDB()
+_LITERALS = {
+    TokenType.STRING,
+    TokenType.NUMBER,
+    TokenType.HEX_STRING,
+    TokenType.BIT_STRING,
+    TokenType.BYTE_STRING,
+    TokenType.RAW_STRING,
+    TokenType.HEREDOC_STRING,
+    TokenType.UNICODE_STRING,
+    TokenType.NATIONAL_STRING,
+}
+_OPENERS = {TokenType.L_PAREN, TokenType.L_BRACKET, TokenType.L_BRACE, TokenType.CASE}
+_CLOSERS = {TokenType.R_PAREN, TokenType.R_BRACKET, TokenType.R_BRACE, TokenType.END}
+_CHAIN_BREAKERS = {TokenType.COMMA, TokenType.SELECT, TokenType.FROM, TokenType.WHERE, TokenType.SEMICOLON}
+_OPERATIONS = {
+    TokenType.AND, TokenType.OR, TokenType.PLUS, TokenType.DASH, TokenType.STAR, TokenType.SLASH, TokenType.DPIPE,
+    TokenType.NOT, TokenType.TILDE, TokenType.MOD, TokenType.DCOLON, TokenType.UNION, TokenType.EXCEPT,
+    TokenType.INTERSECT, TokenType.JOIN, TokenType.EQ, TokenType.PIPE, TokenType.AMP, TokenType.CARET,
+    TokenType.ARROW, TokenType.DARROW, TokenType.IS, TokenType.COLLATE, TokenType.DOT, TokenType.DIV,
+}  # fmt: skip
+_PLACEHOLDERS = {TokenType.PLACEHOLDER, TokenType.PARAMETER, TokenType.SESSION_PARAMETER, TokenType.BLOCK_START}
+
+
+@dataclass(frozen=True)
+class Admitted:
+    """A statement that may run.
+
+    `sql` is what the worker runs; `tables` and `columns` ("table.column") are what it reads; `normalised` is the
+    statement for the audit, literals and unknown names replaced.
+    """
+
+    sql: str
+    tables: tuple[str, ...]
+    columns: tuple[str, ...]
+    normalised: str
+
+
+def admit(sql: str, tables: Mapping[str, Collection[str]], *, mark: Callable[[str], str] | None = None) -> Admitted:
+    """Admits one SELECT over `tables` (name -> columns), or raises GateRefusal.
+
+    `mark` turns a literal into what the audit keeps of it (a keyed hash); without it each is a question mark.
+    """
+    tokens = _tokens(sql)
+    tree = _parse(sql)
+    _check_syntax(tree)
+    try:
+        regenerated: str = tree.sql(dialect="duckdb", comments=False, unsupported_level=sqlglot.ErrorLevel.RAISE)
+    except (SqlglotError, RecursionError, ValueError):
+        regenerated = ""
+    original_tree = _engine_tree(sql)
+    use = check_tree(original_tree, tables)
+    text = sql
+    if regenerated:
+        try:
+            if _shape(_engine_tree(regenerated)) == _shape(original_tree):
+                text = regenerated
+        except GateRefusal:
+            pass
+    return Admitted(
+        sql=text,
+        tables=tuple(sorted(use.tables)),
+        columns=tuple(sorted(f"{table}.{column}" for table, column in use.columns)),
+        normalised=_normalise(sql, tokens, _known_names(tables), mark or _question_mark),
+    )
+
+
+def redact(sql: str, tables: Mapping[str, Collection[str]], mark: Callable[[str], str]) -> str:
+    """A statement as the audit keeps it, refused ones too: only words of SQL and of the slice stay readable."""
+    if len(sql) > rules.MAX_CHARACTERS:
+        return f"{mark(sql)} [{len(sql)} characters]"
+    try:
+        tokens = _DIALECT.tokenize(sql)
+    except (SqlglotError, RecursionError, ValueError):
+        return f"{mark(sql)} [{len(sql)} characters]"
+    return _normalise(sql, tokens, _known_names(tables), mark)
+
+
+def _tokens(sql: str) -> list[Token]:
+    """The statement's tokens, after the caps that keep both parsers safe."""
+    if not sql.strip():
+        raise GateRefusal("The statement is empty.", hint="Write one SELECT.", construct="empty")
+    if len(sql) > rules.MAX_CHARACTERS:
+        raise GateRefusal(
+            f"The statement has more than {rules.MAX_CHARACTERS:,} characters.",
+            hint="Join with the table value_set, or ask in several statements.",
+            construct="length",
+        )
+    if "\x00" in sql:
+        raise GateRefusal("The statement holds a NUL character.", hint="Write plain text.", construct="NUL")
+    try:
+        tokens: list[Token] = _DIALECT.tokenize(sql)
+    except (SqlglotError, RecursionError, ValueError):
+        raise GateRefusal(
+            "The statement cannot be read: a quote or a comment is not closed.",
+            hint="Check quotes: '…' for text, \"…\" for names.",
+            construct="syntax",
+        ) from None
+    if len(tokens) > rules.MAX_TOKENS:
+        raise GateRefusal(
+            f"The statement has more than {rules.MAX_TOKENS:,} words and signs.",
+            hint="Join with the table value_set, or ask in several statements.",
+            construct="length",
+        )
+    _check_depth(tokens)
+    return tokens
+
+
+def _check_depth(tokens: list[Token]) -> None:
+    depth = 0
+    chains = [0]
+    for token in tokens:
+        kind = token.token_type
+        if kind in _OPENERS:
+            depth += 1
+            chains.append(0)
+            if depth > rules.MAX_DEPTH:
+                raise GateRefusal(
+                    f"The statement nests more than {rules.MAX_DEPTH} deep.",
+                    hint="Name the inner parts in a WITH clause.",
+                    construct="nesting",
+                )
+        elif kind in _CLOSERS and depth:
+            depth -= 1
+            chains.pop()
+        elif kind in _CHAIN_BREAKERS:
+            if kind is TokenType.COMMA:
+                chains[-1] = 0
+        elif kind in _OPERATIONS:
+            chains[-1] += 1
+            if chains[-1] > rules.MAX_CHAIN:
+                raise GateRefusal(
+                    f"The statement has more than {rules.MAX_CHAIN} operators in a row.",
+                    hint="Use IN (…) in place of many OR, and a WITH clause in place of many UNION.",
+                    construct="nesting",
+                )
+        elif kind in _PLACEHOLDERS:
+            name, hint = rules.CONSTRUCTS["PARAMETER"]
+            raise GateRefusal(f"{name[0].upper()}{name[1:]} is not admitted.", hint=hint, construct=name)
+
+
+def _parse(sql: str) -> exp.Expression:
+    try:
+        statements = [tree for tree in sqlglot.parse(sql, read=_DIALECT) if tree is not None]
+    except SqlglotError as error:
+        raise _syntax_refusal(error) from None
+    except (RecursionError, ValueError, AttributeError, TypeError, IndexError, KeyError):
+        raise GateRefusal(
+            "The statement cannot be read.", hint="Simplify it, or name parts in a WITH clause.", construct="syntax"
+        ) from None
+    statements = [tree for tree in statements if not isinstance(tree, exp.Semicolon)]
+    if len(statements) != 1:
+        raise GateRefusal(
+            "One statement at a time." if statements else "The statement is empty.",
+            hint="Send each SELECT on its own.",
+            construct="several statements" if statements else "empty",
+        )
+    return statements[0]
+
+
+def _syntax_refusal(error: SqlglotError) -> GateRefusal:
+    where = ""
+    details = getattr(error, "errors", None)
+    if details and details[0].get("line"):
+        where = f" near line {details[0]['line']}, column {details[0]['col']}"
+    return GateRefusal(
+        f"The statement cannot be read{where}.",
+        hint="It must be one SELECT in DuckDB's SQL.",
+        construct="syntax",
+    )
+
+
+def _check_syntax(tree: exp.Expression) -> None:
+    kind = type(tree).__name__
+    if not isinstance(tree, exp.Query | exp.Values):
+        name = rules.STATEMENTS.get(kind, "this statement")
+        if isinstance(tree, exp.Command):
+            name = shown(str(tree.this)).upper() or name
+        raise GateRefusal(
+            f"Only SELECT is admitted; {name} is not.",
+            hint=instead(name) or "Queries only read. Keep intermediate results as a WITH clause.",
+            construct=name,
+        )
+    for node in tree.walk():
+        kind = type(node).__name__
+        if kind in rules.SYNTAX:
+            continue
+        if kind in rules.STATEMENTS:
+            name, hint = rules.STATEMENTS[kind], "Queries only read. Keep intermediate results as a WITH clause."
+        elif isinstance(node, exp.Func):
+            name = shown(node.sql_name().lower())
+            hint = instead(name) or "The functions admitted are listed in docs/broker.md."
+            name = f"the function {name}"
+        elif isinstance(node, exp.Placeholder | exp.Parameter):
+            name, hint = rules.CONSTRUCTS["PARAMETER"]
+        elif isinstance(node, exp.Lambda):
+            name, hint = rules.CONSTRUCTS["LAMBDA"]
+        elif kind in ("Columns", "Pivot", "UnpivotColumns"):
+            name, hint = rules.CONSTRUCTS["COLUMNS" if kind == "Columns" else "PIVOT"]
+        else:
+            name, hint = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", kind).upper(), ""
+        raise GateRefusal(f"{name[0].upper()}{name[1:]} is not admitted.", hint=hint, construct=name)
+
+
+class _Parser:
+    """DuckDB's own parser: an empty, locked instance that is never asked to run anything but json_serialize_sql."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._connection = duckdb.connect(
+            ":memory:",
+            config={
+                "enable_external_access": "false",
+                "autoinstall_known_extensions": "false",
+                "autoload_known_extensions": "false",
+                "python_enable_replacements": "false",
+                "threads": "1",
+                "memory_limit": "256MB",
+                "max_expression_depth": "700",
+            },
+        )
+        self._connection.execute("SET lock_configuration = true")
+
+    def tree(self, sql: str) -> Any:
+        """The parse tree of `sql` as Python values; an "error" entry where it cannot be read."""
+        query = "SELECT json_serialize_sql(?::VARCHAR, skip_null := true, skip_empty := true, skip_default := true)"
+        with self._lock:
+            row = self._connection.execute(query, [sql]).fetchone()
+        return json.loads(row[0]) if row else {"error": True}
+
+
+_parser: _Parser | None = None
+_parser_lock = threading.Lock()
+
+
+def _engine_tree(sql: str) -> Any:
+    global _parser
+    with _parser_lock:
+        if _parser is None:
+            _parser = _Parser()
+    try:
+        answer = _parser.tree(sql)
+    except (duckdb.Error, RecursionError, ValueError):
+        answer = {"error": True}
+    if answer.get("error") or len(answer.get("statements", ())) != 1:
+        if answer.get("error_type") == "not implemented":
+            raise GateRefusal(
+                "Only SELECT is admitted; this statement is not.",
+                hint="PIVOT is written as one aggregate with FILTER (WHERE …) a column.",
+                construct="this statement",
+            )
+        raise GateRefusal(
+            "The engine cannot read the statement.", hint="It must be one SELECT in DuckDB's SQL.", construct="syntax"
+        )
+    return answer["statements"][0]
+
+
+def _shape(tree: Any) -> Any:
+    """The tree without positions in the text."""
+    if isinstance(tree, dict):
+        if tree.get("class") == "TYPE":
+            tree = {**tree, "type_name": str(tree.get("type_name")).lower(), "qualified_name": None}
+        return {key: _shape(value) for key, value in tree.items() if not key.startswith("query_location")}
+    if isinstance(tree, list):
+        return [_shape(value) for value in tree]
+    return tree
+
+
+def _known_names(tables: Mapping[str, Collection[str]]) -> set[str]:
+    names = set(rules.FUNCTIONS) | set(rules.TYPES) | {name.lower() for name in tables}
+    for columns in tables.values():
+        names.update(column.lower() for column in columns)
+    return names
+
+
+def _question_mark(_: str) -> str:
+    return "?"
+
+
+def _normalise(sql: str, tokens: list[Token], known: set[str], mark: Callable[[str], str]) -> str:
+    """Words of SQL and of the slice as they are; literals and other names marked; long lists as one mark."""
+    parts: list[str] = []
+    run: list[str] = []
+
+    def flush() -> None:
+        if len(run) > 12:
+            parts.append(f"{mark(chr(0).join(run))}[{len(run)}]")
+        else:
+            parts.extend(", ".join(mark(text) for text in run).split(" ") if run else [])
+        run.clear()
+
+    for position, token in enumerate(tokens):
+        kind = token.token_type
+        if kind in _LITERALS:
+            run.append(token.text)
+            continue
+        if kind is TokenType.COMMA and run and position + 1 < len(tokens) and tokens[position + 1].token_type in _LITERALS:
+            continue
+        flush()
+        if kind in (TokenType.VAR, TokenType.IDENTIFIER) and not _is_readable(token.text, known):
+            parts.append(f"name:{mark(token.text.lower())}")
+        elif kind is TokenType.IDENTIFIER or _is_readable(token.text, known) or _is_word_of_sql(token):
+            parts.append(token.text.lower())
+        else:
+            parts.append(mark(token.text))
+    flush()
+    return " ".join(parts)
+
+
+def _is_readable(name: str, known: set[str]) -> bool:
+    """A name of the slice or of SQL, or too short a word to say anything about a person."""
+    return name.lower() in known or (len(name) <= 3 and name.isalpha())
+
+
+_KEYWORDS = {word.upper() for phrase in DuckDB.Tokenizer.KEYWORDS for word in phrase.split()}
+
+
+def _is_word_of_sql(token: Token) -> bool:
+    text = token.text.upper()
+    return not any(character.isalnum() for character in text) or all(word in _KEYWORDS for word in text.split())
