@@ -87,10 +87,11 @@ def _decode(part: pa.Array) -> tuple[pa.Array, pa.Array]:
         return pa.array(text, pa.string()), pa.array([not ok for ok in good], pa.bool_())
 
 
-def line_records(path: Path, skip: int) -> pa.RecordBatchReader:
-    """The lines of a file as (source_row, record)."""
+def line_records(path: Path, skip: int, stop: int | None = None) -> pa.RecordBatchReader:
+    """Lines `skip`+1 .. `stop` of a file as (source_row, record)."""
     batches = (
-        batch.select(["source_row", "line"]).rename_columns(RECORDS.names) for batch in lines(path, skip)
+        batch.select(["source_row", "line"]).rename_columns(RECORDS.names)
+        for batch in lines(path, skip, stop)
     )
     return pa.RecordBatchReader.from_batches(RECORDS, batches)
 
