@@ -72,6 +72,9 @@ Two different known races are RACE_MULTIPLE; HISPANIC_INDICATOR `Y` (RACE_HISPAN
 RACE_MULTIPLE, RACE_HISPANIC = "multiple", "hispanic"
 HISPANIC_INDICATOR = "CDLME031"
 
+PROVIDER_NPI, PROVIDER_NAME, PROVIDER_TAXONOMY = "CDLPV004", "CDLPV009", "CDLPV018"
+"""Element numbers of the provider file are unverified. County and Part 2 program come with providers.csv."""
+
 FLAG_YES, FLAG_NO = "Y", "N"
 
 
