@@ -109,7 +109,7 @@ def _births(rng: np.random.Generator, size: int) -> Ints:
     birth = (middle - age_days).astype(np.int64)
     newborn = rng.random(size) < world.NEWBORN_SHARE
     birth[newborn] = rng.integers(FIRST, LAST - 20, size=int(newborn.sum()))
-    return np.minimum(birth, LAST - 20)
+    return np.asarray(np.minimum(birth, LAST - 20), dtype=np.int64)
 
 
 def _deaths(rng: np.random.Generator, birth: Ints) -> Ints:
@@ -125,7 +125,8 @@ def _counties(rng: np.random.Generator, home: Ints) -> Ints:
     months = np.arange(world.MONTHS)
     move = np.where(rng.random(size) < world.COUNTY_MOVE, rng.integers(3, world.MONTHS, size), world.MONTHS)
     to = rng.choice(COUNTY_COUNT, size=size, p=county_tables().share)
-    return np.where(months[None, :] >= move[:, None], to[:, None], home[:, None])
+    moved = months[None, :] >= move[:, None]
+    return np.where(moved, to[:, None], home[:, None]).astype(np.int64)
 
 
 def _plans(rng: np.random.Generator, county: Ints, birth: Ints, death: Ints) -> Ints:
@@ -147,7 +148,8 @@ def _plans(rng: np.random.Generator, county: Ints, birth: Ints, death: Ints) -> 
         last = first + rng.integers(1, 5, size)
         covered &= ~((months >= first[:, None]) & (months < last[:, None]))
     covered |= months == start[:, None]
-    return np.where(covered & (MONTH_START[None, :-1] <= death[:, None]), plan, -1)
+    alive = MONTH_START[None, :-1] <= death[:, None]
+    return np.where(covered & alive, plan, -1).astype(np.int64)
 
 
 def member_ids(first: int, size: int) -> pl.Series:
