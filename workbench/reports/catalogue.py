@@ -150,6 +150,8 @@ class Schedule(_Model):
             raise ValueError("give either cron or every_seconds")
         if self.cron is not None and len(self.cron.split()) != 5:
             raise ValueError("cron has five fields: minute hour day month weekday")
+        if self.cron is not None and any(letter.isdigit() for letter in self.cron.split()[4]):
+            raise ValueError("write the weekday of cron by name (mon to sun): its numbers mean two things")
         return self
 
     @field_validator("timezone")

@@ -49,6 +49,18 @@ _runs = sa.Table(
     sa.Column("release", sa.String(120)),
     sa.Column("note", sa.Text),
 )
+_views = sa.Table(
+    "report_view",
+    _metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("at", sa.String(32), nullable=False),
+    sa.Column("user", sa.String(120), nullable=False),
+    sa.Column("grant", sa.String(120), nullable=False),
+    sa.Column("report", sa.String(64), nullable=False),
+    sa.Column("key", sa.String(120), nullable=False),
+    sa.Column("allowed", sa.Boolean, nullable=False),
+    sa.Column("code", sa.String(64), nullable=False),
+)
 
 
 @dataclass(frozen=True)
@@ -178,6 +190,21 @@ class History:
         """The newest row of these statuses, or of any."""
         rows = self.entries(report=report, organisation=organisation, limit=500)
         return next((row for row in rows if not statuses or row.status in statuses), None)
+
+    def viewed(self, *, user: str, grant: str, report: str, key: str, allowed: bool, code: str) -> None:
+        """Writes down that a report was handed to a reader, or refused."""
+        with self._engine.begin() as connection:
+            connection.execute(
+                _views.insert().values(
+                    at=now(), user=user, grant=grant, report=report, key=key, allowed=allowed, code=code
+                )
+            )
+
+    def views(self) -> list[Mapping[str, Any]]:
+        """Every reading and every refusal, the oldest first."""
+        with self._engine.connect() as connection:
+            rows = connection.execute(_views.select().order_by(_views.c.id)).mappings().all()
+        return [{str(name): value for name, value in row.items()} for row in rows]
 
     def close(self) -> None:
         """Gives up the database."""

@@ -64,6 +64,7 @@ def _execute(job: dict[str, Any], mark: Any, warm: threading.Thread) -> None:
     import papermill.engines
     from papermill.exceptions import PapermillExecutionError
     from papermill.execute import execute_notebook
+    from traitlets.config import Config
 
     mark("papermill imported")
     section = ""
@@ -85,7 +86,9 @@ def _execute(job: dict[str, Any], mark: Any, warm: threading.Thread) -> None:
 
             nb_man.cell_start = cell_start
             nb_man.save = lambda *_, **__: None
-            super().execute_managed_notebook(nb_man, kernel_name, **kwargs)
+            # kernel and client talk over unix sockets in the sandbox's own home
+            config = Config({"KernelManager": {"transport": "ipc"}})
+            super().execute_managed_notebook(nb_man, kernel_name, config=config, **kwargs)
 
     papermill.engines.papermill_engines.register("report", Engine)
     try:
