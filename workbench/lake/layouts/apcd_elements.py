@@ -218,8 +218,7 @@ MC = FileElements(
             procedure_code, modifier_1, modifier_2, modifier_3, modifier_4, units, charge_amount, paid_amount,
             allowed_amount, ndc, rendering_npi, rendering_taxonomy, diagnoses, procedures"""
         ),
-        "member": """SELECT min(source_file) AS source_file, min(source_row) AS source_row, member_id, ssn,
-              max(from_date) AS reported
+        "member": """SELECT min(source_file) AS source_file, member_id, ssn, max(from_date) AS reported
             FROM parsed WHERE reason IS NULL AND ssn IS NOT NULL
               AND member_id IN (SELECT member_id FROM stage.member) GROUP BY member_id, ssn""",
     },

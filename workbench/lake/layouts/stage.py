@@ -48,6 +48,8 @@ attribution    only relations that the source itself states (provider, tribe); m
 medical_line   one row per claim line with its header repeated. `claim_status` is paid, denied or void; `version`
                starts at 1; claim dates may be NULL (first and last of the lines), line dates too (the claim's);
                a line without a number: give it one. Lists may be NULL. Diagnoses of all lines are united.
+               A row that also tells something about the member: stage.member with source_row NULL, because a row
+               is accounted for once (eligibility rows are the exception: they feed both with their row number).
 pharmacy_line  one row per dispensing line; `drug_name` is filled by NDC later where NULL
 """
 

@@ -1,0 +1,129 @@
+"""Derived tables of a release: member months, sensitive claims, measure events."""
+
+from __future__ import annotations
+
+from datetime import date, timedelta
+from typing import TYPE_CHECKING
+
+import ibis
+
+from workbench.lake.part2 import sensitive_claims
+from workbench.lib.measures import MEASURES
+from workbench.lib.tables import Tables
+from workbench.schema import dictionary
+
+if TYPE_CHECKING:
+    import duckdb
+
+RUN_OUT_DAYS = 31
+"""Claims of a month are taken as complete this many days after its end: the demo's assumption, not a public rule.
+Medi-Cal allows providers six months to bill (W&I 14115) and measures are run with a run-out of about three months."""
+
+ALL, WITHOUT_PART2 = "all", "without_part2"
+CLAIM_TABLES = {
+    "medical_claim": "medical",
+    "medical_claim_line": "medical",
+    "diagnosis": "medical",
+    "procedure": "medical",
+    "pharmacy_claim": "pharmacy",
+}
+"""The tables that are cut for the basis without_part2, with the kind of their claims."""
+
+
+def make_derived(con: duckdb.DuckDBPyConnection, complete_through: date) -> None:
+    """Makes the derived tables but for claim_version, which the checks make."""
+    member_months(con)
+    sensitive_claims(con)
+    measure_events(con, complete_through)
+
+
+def default_as_of(con: duckdb.DuckDBPyConnection) -> date | None:
+    """The last day of the month of the latest service, fill or paid date in the stage; None without any claim."""
+    row = con.execute(
+        """SELECT last_day(max(day)) FROM (
+        SELECT greatest(max(from_date), max(claim_from_date), max(paid_date)) AS day FROM stage.medical_line
+        UNION ALL SELECT greatest(max(fill_date), max(paid_date)) FROM stage.pharmacy_line)"""
+    ).fetchone()
+    return row[0] if row else None
+
+
+def complete_through(as_of: date) -> date:
+    """The last end of a month that lies at least RUN_OUT_DAYS before the as-of date."""
+    day = as_of - timedelta(days=RUN_OUT_DAYS) + timedelta(days=1)
+    return day.replace(day=1) - timedelta(days=1)
+
+
+def member_months(con: duckdb.DuckDBPyConnection) -> None:
+    """Makes `member_month`: one row per member and month with medical coverage on the month's last day.
+
+    Where two spans cover that day the one that began last counts.
+    """
+    con.execute(
+        """CREATE TABLE member_month AS
+        SELECT e.member_id, e.month, e.organisation_id, e.county_code, e.aid_code,
+          date_sub('year', m.birth_date, last_day(e.month))::INTEGER AS age
+        FROM (SELECT *, unnest(generate_series(date_trunc('month', start_date), end_date, INTERVAL 1 MONTH))::DATE
+                AS month FROM eligibility WHERE medical) e
+        LEFT JOIN member m USING (member_id)
+        WHERE last_day(e.month) BETWEEN e.start_date AND e.end_date
+        QUALIFY row_number() OVER (PARTITION BY e.member_id, e.month
+          ORDER BY e.start_date DESC, e.organisation_id, e.aid_code, e.county_code) = 1"""
+    )
+
+
+def measure_years(con: duckdb.DuckDBPyConnection, through: date) -> list[int]:
+    """The calendar years that have claims and lie wholly before the day through which claims are complete."""
+    rows = con.execute("SELECT DISTINCT year(from_date) FROM medical_claim ORDER BY 1").fetchall()
+    return [year for (year,) in rows if date(year, 12, 31) <= through]
+
+
+def measure_events(con: duckdb.DuckDBPyConnection, through: date) -> None:
+    """Makes `measure_event`: every event measure of the library, by year, over all claims and without Part 2 claims."""
+    columns = dictionary()["measure_event"].columns
+    con.execute(f"CREATE TABLE measure_event ({', '.join(f'{c.name} {c.type}' for c in columns.values())})")
+    years = measure_years(con, through)
+    for measure in MEASURES.values():
+        if not measure.event:
+            continue
+        for basis in (ALL, WITHOUT_PART2):
+            tables = _tables(con, basis)
+            for year in sorted(set(years) & set(measure.years)):
+                events = ibis.to_sql(measure.events(tables, year), dialect="duckdb")
+                _insert_events(con, events, measure.name, measure.numerators, year, basis)
+
+
+def _insert_events(
+    con: duckdb.DuckDBPyConnection,
+    events: str,
+    measure: str,
+    numerators: tuple[str, ...],
+    year: int,
+    basis: str,
+) -> None:
+    con.execute(f"CREATE OR REPLACE TEMP TABLE events AS {events}")
+    for numerator in numerators:
+        con.execute(
+            f"""INSERT INTO measure_event BY NAME
+            SELECT '{measure}' AS measure, {year} AS measure_year, '{basis}' AS basis, event_id, member_id,
+              event_date, organisation_id, county_code, age, '{numerator}' AS numerator, met_{numerator} AS met
+            FROM events WHERE denominator"""
+        )
+    con.execute("DROP TABLE events")
+
+
+def _tables(con: duckdb.DuckDBPyConnection, basis: str) -> Tables:
+    """The canonical tables, or views of them without the claims of a sensitive category."""
+    tables = Tables.unbound()
+    if basis == ALL:
+        return tables
+    for table, kind in CLAIM_TABLES.items():
+        con.execute(
+            f"""CREATE OR REPLACE TEMP VIEW {WITHOUT_PART2}_{table} AS SELECT * FROM {table} WHERE claim_id NOT IN (
+            SELECT claim_id FROM sensitive_claim WHERE kind = '{kind}' AND category = 'part2')"""
+        )
+    return tables.replace(
+        **{
+            table: ibis.table(tables[table].schema(), name=f"{WITHOUT_PART2}_{table}")
+            for table in CLAIM_TABLES
+        }
+    )
