@@ -1,0 +1,152 @@
+"""The tabulation base: what the fixed catalogue of tables is counted from, over every claim of a grant's population.
+
+Three small tables with no id of anybody in them. `person_year`: one row per person and year with coverage, as of the
+person's last covered month in it. `event`: one row per measure event, numerator and basis; `person` and `event` are
+numbers drawn anew at each build, so two builds differ in them. `label`: the codes of each dimension.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from workbench.broker.cut import Cutter
+from workbench.broker.grants import Grant
+from workbench.broker.published_slice import Progress, code_version
+from workbench.lake.release import Release
+from workbench.schema import dictionary_digest
+from workbench.schema.counties import counties
+
+UNKNOWN = "unknown"
+NO_SINGLE_PLAN = "none"
+
+AGE_GROUPS: Mapping[str, tuple[int, str]] = {
+    "00-05": (5, "0 to 5"),
+    "06-17": (17, "6 to 17"),
+    "18-44": (44, "18 to 44"),
+    "45-64": (64, "45 to 64"),
+    "65-up": (1_000, "65 and over"),
+}
+"""Code → (last age, label)."""
+
+SEXES = {"F": "Female", "M": "Male", "U": "Unknown"}
+MONTHS = [
+    "January",
+    "February",
+    "March",
+    "April",
+    "May",
+    "June",
+    "July",
+    "August",
+    "September",
+    "October",
+    "November",
+    "December",
+]
+
+
+def build_base(
+    con: duckdb.DuckDBPyConnection, folder: Path, release: Release, grant: Grant, progress: Progress
+) -> dict[str, Any]:
+    """Writes the base below `folder/tables` and returns its manifest."""
+    progress("members", 0, 3)
+    cutter = Cutter(con, release, grant, excluded=(), basis="both")
+    months = cutter.select("member_month")
+    con.execute(
+        "CREATE TEMP TABLE person AS SELECT m.member_id, row_number() OVER (ORDER BY random())::INTEGER AS person, "
+        f"coalesce(m.race, '{UNKNOWN}') AS race, coalesce(m.sex, 'U') AS sex "
+        f"FROM {release.relation('member')} m SEMI JOIN permitted p ON p.member_id = m.member_id"
+    )
+    progress("people", 1, 3)
+    person_year = (
+        f"WITH last AS (SELECT s.member_id, year(s.month)::INTEGER AS year, max_by(s.county_code, s.month) AS county_code, "
+        f"max_by(s.organisation_id, s.month) AS organisation_id, max_by(s.age, s.month) AS age "
+        f"FROM {months.source} WHERE {months.fate} IS NULL GROUP BY ALL) "
+        f"SELECT l.year, coalesce(l.county_code, '{UNKNOWN}') AS county, coalesce(l.organisation_id, '{NO_SINGLE_PLAN}') AS plan, "
+        f"p.race, p.sex, {_age_group('l.age')} AS age_group FROM last l JOIN person p USING (member_id) ORDER BY ALL"
+    )
+    events = cutter.select("measure_event")
+    event = (
+        "SELECT s.measure, s.measure_year AS year, s.numerator, s.basis, p2.person, "
+        "dense_rank() OVER (ORDER BY hash(p2.person), s.event_id)::INTEGER AS event, "
+        "strftime(s.event_date, '%m') AS month, "
+        f"coalesce(s.county_code, '{UNKNOWN}') AS county, coalesce(s.organisation_id, '{NO_SINGLE_PLAN}') AS plan, "
+        f"p2.race, p2.sex, {_age_group('s.age')} AS age_group, s.met "
+        f"FROM {events.source} JOIN person p2 ON p2.member_id = s.member_id WHERE {events.fate} IS NULL ORDER BY ALL"
+    )
+    tables = {
+        "person_year": _write(con, folder, "person_year", person_year),
+        "event": _write(con, folder, "event", event),
+    }
+    progress("labels", 2, 3)
+    tables["label"] = _write(con, folder, "label", _labels(release))
+    progress("done", 3, 3)
+    excluded = list(grant.sensitive.excluded)
+    return {
+        "kind": "tabulation",
+        "release": release.id,
+        "grant": grant.name,
+        "level": grant.level,
+        "policy": grant.policy_digest,
+        "code": code_version(),
+        "dictionary": dictionary_digest(),
+        "as_of": release.as_of.isoformat(),
+        "synthetic": release.synthetic,
+        "population": grant.title,
+        "caller_lacks": excluded,
+        "tables": tables,
+        "fitness": {
+            "dates": "day",
+            "categories_removed": [],
+            "attribution": cutter.attribution,
+            "complete_through": release.complete_through.isoformat(),
+        },
+    }
+
+
+def _write(con: duckdb.DuckDBPyConnection, folder: Path, name: str, query: str) -> dict[str, Any]:
+    part = Path("tables") / name / "part-000.parquet"
+    (folder / part).parent.mkdir()
+    target = str(folder / part).replace("'", "''")
+    row = con.execute(f"COPY ({query}) TO '{target}' (FORMAT parquet, COMPRESSION zstd)").fetchone()
+    described = con.execute(f"DESCRIBE SELECT * FROM read_parquet('{target}')").fetchall()
+    return {
+        "rows": int(row[0]) if row else 0,
+        "columns": [{"name": c[0], "type": c[1], "means": ""} for c in described],
+        "parts": [part.as_posix()],
+        "bytes": (folder / part).stat().st_size,
+    }
+
+
+def _age_group(age: str) -> str:
+    cases = " ".join(f"WHEN {age} <= {last} THEN '{code}'" for code, (last, _) in AGE_GROUPS.items())
+    return f"CASE WHEN {age} IS NULL OR {age} < 0 THEN '{UNKNOWN}' {cases} ELSE '{UNKNOWN}' END"
+
+
+def _labels(release: Release) -> str:
+    """Every code of every dimension, in the order in which tables show it; counts of zero need their rows, too."""
+    fixed = {
+        "county": {code: county.name for code, county in counties().items()},
+        "sex": SEXES,
+        "age_group": {code: label for code, (_, label) in AGE_GROUPS.items()},
+        "month": {f"{number:02d}": name for number, name in enumerate(MONTHS, start=1)},
+    }
+    rows = [
+        (d, code, label, n) for d, codes in fixed.items() for n, (code, label) in enumerate(codes.items())
+    ]
+    values = ", ".join("(" + ", ".join(_quoted(v) for v in row) + ")" for row in rows)
+    return (
+        f"SELECT * FROM (VALUES {values}) AS v(dimension, code, label, position) UNION ALL "
+        f"SELECT 'race', code, label, 0 FROM {release.relation('value_set')} WHERE value_set = 'race' UNION ALL "
+        f"SELECT 'plan', organisation_id, name, 0 FROM {release.relation('organisation')} WHERE kind = 'mcp' "
+        "ORDER BY dimension, position, code"
+    )
+
+
+def _quoted(value: str | int) -> str:
+    return json.dumps(value) if isinstance(value, int) else "'" + value.replace("'", "''") + "'"
