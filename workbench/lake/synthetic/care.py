@@ -125,6 +125,7 @@ def _hospital(rng: np.random.Generator, people: People, visits: Visits, age: Int
         nights=nights,
         status=np.where(skilled, 3, 1),
     )
+    skilled &= people.covered(row, day + nights)
     visits.add(
         row[skilled],
         (day + nights)[skilled],
