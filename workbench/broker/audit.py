@@ -37,7 +37,9 @@ _ENVIRONMENT = "WORKBENCH_AUDIT"
 audit_event = sa.Table(
     "audit_event",
     metadata,
-    sa.Column("seq", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True, autoincrement=False),
+    sa.Column(
+        "seq", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True, autoincrement=False
+    ),
     sa.Column("at", sa.String(32), nullable=False),
     sa.Column("event", sa.String(32), nullable=False),
     sa.Column("query_id", sa.String(32)),
@@ -105,7 +107,9 @@ def audit_folder(state: Path) -> Path:
 class Audit:
     """The one writer of the log. Events that come together are made durable together."""
 
-    def __init__(self, state: State, *, folder: Path | None = None, events_per_checkpoint: int = EVENTS_PER_CHECKPOINT):
+    def __init__(
+        self, state: State, *, folder: Path | None = None, events_per_checkpoint: int = EVENTS_PER_CHECKPOINT
+    ):
         self._engine = state.engine
         self._state_folder = state.folder
         self._second = folder or audit_folder(state.folder)
@@ -121,7 +125,9 @@ class Audit:
         checkpoints = _read_checkpoints(self._second)
         self._checkpointed = checkpoints[-1]["seq"] if checkpoints else 0
         if self._checkpointed > self._seq:
-            self._seq = self._checkpointed  # the missing events stay visible as a gap; numbers are not used twice
+            self._seq = (
+                self._checkpointed
+            )  # the missing events stay visible as a gap; numbers are not used twice
         self._head = (self._second / "head").open("r+b" if (self._second / "head").exists() else "w+b")
         self._queue: queue.SimpleQueue[_Order | None] = queue.SimpleQueue()
         self._closed = False
@@ -170,7 +176,9 @@ class Audit:
             batch = [order for order in orders if order is not None]
             if batch:
                 self._write(batch)
-            if self._seq - self._checkpointed >= self._every or (not going and self._seq > self._checkpointed):
+            if self._seq - self._checkpointed >= self._every or (
+                not going and self._seq > self._checkpointed
+            ):
                 try:
                     self._checkpoint()
                 except OSError:
@@ -204,7 +212,9 @@ class Audit:
         try:
             with self._engine.connect() as connection:
                 last = connection.execute(
-                    sa.select(audit_event.c.seq, audit_event.c.link).order_by(audit_event.c.seq.desc()).limit(1)
+                    sa.select(audit_event.c.seq, audit_event.c.link)
+                    .order_by(audit_event.c.seq.desc())
+                    .limit(1)
                 ).first()
         except sa.exc.SQLAlchemyError:
             return
@@ -279,20 +289,29 @@ def verify(engine: sa.Engine, folder: Path) -> list[Finding]:
     checkpoints, head = _read_checkpoints(folder), _read_head(folder)
     chain = _Keys(bytes.fromhex(json.loads(first.read_text())["key"]))
     with engine.connect() as connection:
-        rows = [dict(row._mapping) for row in connection.execute(sa.select(audit_event).order_by(audit_event.c.seq))]
+        rows = [
+            dict(row._mapping)
+            for row in connection.execute(sa.select(audit_event).order_by(audit_event.c.seq))
+        ]
     findings = list(_judge_rows(rows, chain))
     last = rows[-1]["seq"] if rows else 0
     by_seq = {row["seq"]: row for row in rows}
     promised = last
     for entry in checkpoints:
         body = {name: entry[name] for name in ("epoch", "seq", "link", "at")}
-        if not hmac.compare_digest(_hash(chain.key(entry["epoch"]), "checkpoint", _canonical(body)), entry["seal"]):
-            findings.append(Finding("checkpoint", entry["seq"], entry["seq"], "A checkpoint's signature is wrong."))
+        if not hmac.compare_digest(
+            _hash(chain.key(entry["epoch"]), "checkpoint", _canonical(body)), entry["seal"]
+        ):
+            findings.append(
+                Finding("checkpoint", entry["seq"], entry["seq"], "A checkpoint's signature is wrong.")
+            )
             continue
         promised = max(promised, entry["seq"])
         row = by_seq.get(entry["seq"])
         if row is not None and row["link"] != entry["link"]:
-            findings.append(Finding("changed", entry["seq"], entry["seq"], "The log differs from its checkpoint."))
+            findings.append(
+                Finding("changed", entry["seq"], entry["seq"], "The log differs from its checkpoint.")
+            )
     if [entry["epoch"] for entry in checkpoints] != list(range(len(checkpoints))):
         findings.append(Finding("checkpoint", 0, 0, "Checkpoints are missing or out of order."))
     if head is not None:
@@ -300,9 +319,13 @@ def verify(engine: sa.Engine, folder: Path) -> list[Finding]:
         if hmac.compare_digest(_hash(chain.key(head["epoch"]), "head", _canonical(body)), head["seal"]):
             promised = max(promised, head["seq"])
         else:
-            findings.append(Finding("checkpoint", head["seq"], head["seq"], "The signature of the log's head is wrong."))
+            findings.append(
+                Finding("checkpoint", head["seq"], head["seq"], "The signature of the log's head is wrong.")
+            )
     if promised > last:
-        findings.append(Finding("truncated", last + 1, promised, "The log ends before the end that was signed."))
+        findings.append(
+            Finding("truncated", last + 1, promised, "The log ends before the end that was signed.")
+        )
     return findings
 
 
@@ -326,9 +349,13 @@ def _judge_rows(rows: list[dict[str, Any]], chain: _Keys) -> list[Finding]:
         link, expected = row["link"], seq + 1
     for row in broken[:1000]:
         places = (other["seq"] for other in broken[:1000] if other is not row)
-        home = next((seq for seq in places if _seal(chain.key(row["epoch"]), row | {"seq": seq}) == row["seal"]), None)
+        home = next(
+            (seq for seq in places if _seal(chain.key(row["epoch"]), row | {"seq": seq}) == row["seal"]), None
+        )
         if home is not None:
-            findings.append(Finding("reordered", row["seq"], home, f"This event was written as number {home}."))
+            findings.append(
+                Finding("reordered", row["seq"], home, f"This event was written as number {home}.")
+            )
         else:
             findings.append(Finding("changed", row["seq"], row["seq"], "What an event says was changed."))
     findings.extend(Finding("changed", row["seq"], row["seq"], "Changed.") for row in broken[1000:])

@@ -53,7 +53,12 @@ _OPERATIONS = {
     TokenType.INTERSECT, TokenType.JOIN, TokenType.EQ, TokenType.PIPE, TokenType.AMP, TokenType.CARET,
     TokenType.ARROW, TokenType.DARROW, TokenType.IS, TokenType.COLLATE, TokenType.DOT, TokenType.DIV,
 }  # fmt: skip
-_PLACEHOLDERS = {TokenType.PLACEHOLDER, TokenType.PARAMETER, TokenType.SESSION_PARAMETER, TokenType.BLOCK_START}
+_PLACEHOLDERS = {
+    TokenType.PLACEHOLDER,
+    TokenType.PARAMETER,
+    TokenType.SESSION_PARAMETER,
+    TokenType.BLOCK_START,
+}
 
 
 @dataclass(frozen=True)
@@ -70,7 +75,9 @@ class Admitted:
     normalised: str
 
 
-def admit(sql: str, tables: Mapping[str, Collection[str]], *, mark: Callable[[str], str] | None = None) -> Admitted:
+def admit(
+    sql: str, tables: Mapping[str, Collection[str]], *, mark: Callable[[str], str] | None = None
+) -> Admitted:
     """Admits one SELECT over `tables` (name -> columns), or raises GateRefusal.
 
     `mark` turns a literal into what the audit keeps of it (a keyed hash); without it each is a question mark.
@@ -79,7 +86,9 @@ def admit(sql: str, tables: Mapping[str, Collection[str]], *, mark: Callable[[st
     tree = _parse(sql)
     _check_syntax(tree)
     try:
-        regenerated: str = tree.sql(dialect="duckdb", comments=False, unsupported_level=sqlglot.ErrorLevel.RAISE)
+        regenerated: str = tree.sql(
+            dialect="duckdb", comments=False, unsupported_level=sqlglot.ErrorLevel.RAISE
+        )
     except (SqlglotError, RecursionError, ValueError):
         regenerated = ""
     original_tree = _engine_tree(sql)
@@ -180,7 +189,9 @@ def _parse(sql: str) -> exp.Expression:
         raise _syntax_refusal(error) from None
     except (RecursionError, ValueError, AttributeError, TypeError, IndexError, KeyError):
         raise GateRefusal(
-            "The statement cannot be read.", hint="Simplify it, or name parts in a WITH clause.", construct="syntax"
+            "The statement cannot be read.",
+            hint="Simplify it, or name parts in a WITH clause.",
+            construct="syntax",
         ) from None
     statements = [tree for tree in statements if not isinstance(tree, exp.Semicolon)]
     if len(statements) != 1:
@@ -220,7 +231,10 @@ def _check_syntax(tree: exp.Expression) -> None:
         if kind in rules.SYNTAX:
             continue
         if kind in rules.STATEMENTS:
-            name, hint = rules.STATEMENTS[kind], "Queries only read. Keep intermediate results as a WITH clause."
+            name, hint = (
+                rules.STATEMENTS[kind],
+                "Queries only read. Keep intermediate results as a WITH clause.",
+            )
         elif isinstance(node, exp.Func):
             name = shown(node.sql_name().lower())
             hint = instead(name) or "The functions admitted are listed in docs/broker.md."
@@ -284,7 +298,9 @@ def _engine_tree(sql: str) -> Any:
                 construct="this statement",
             )
         raise GateRefusal(
-            "The engine cannot read the statement.", hint="It must be one SELECT in DuckDB's SQL.", construct="syntax"
+            "The engine cannot read the statement.",
+            hint="It must be one SELECT in DuckDB's SQL.",
+            construct="syntax",
         )
     return answer["statements"][0]
 
@@ -328,7 +344,12 @@ def _normalise(sql: str, tokens: list[Token], known: set[str], mark: Callable[[s
         if kind in _LITERALS:
             run.append(token.text)
             continue
-        if kind is TokenType.COMMA and run and position + 1 < len(tokens) and tokens[position + 1].token_type in _LITERALS:
+        if (
+            kind is TokenType.COMMA
+            and run
+            and position + 1 < len(tokens)
+            and tokens[position + 1].token_type in _LITERALS
+        ):
             continue
         flush()
         if kind in (TokenType.VAR, TokenType.IDENTIFIER) and not _is_readable(token.text, known):
@@ -351,4 +372,6 @@ _KEYWORDS = {word.upper() for phrase in DuckDB.Tokenizer.KEYWORDS for word in ph
 
 def _is_word_of_sql(token: Token) -> bool:
     text = token.text.upper()
-    return not any(character.isalnum() for character in text) or all(word in _KEYWORDS for word in text.split())
+    return not any(character.isalnum() for character in text) or all(
+        word in _KEYWORDS for word in text.split()
+    )

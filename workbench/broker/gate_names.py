@@ -95,7 +95,9 @@ def check_tree(statement: Tree, tables: Mapping[str, Collection[str]]) -> Use:
         walk.query(statement["node"], {}, None)
     except RecursionError:
         raise GateRefusal(
-            "The statement nests too deep.", hint="Name the inner parts in a WITH clause.", construct="nesting"
+            "The statement nests too deep.",
+            hint="Name the inner parts in a WITH clause.",
+            construct="nesting",
         ) from None
     return walk.use
 
@@ -186,7 +188,11 @@ class _Walk:
             for row in node.get("values") or []:
                 for expression in row:
                     self._expression(expression, scope, ctes)
-            return [_Source(alias, None, _renamed(None, node.get("expected_names") or node.get("column_name_alias")))]
+            return [
+                _Source(
+                    alias, None, _renamed(None, node.get("expected_names") or node.get("column_name_alias"))
+                )
+            ]
         _only(node, {"type", "alias", "sample", "subquery", "column_name_alias", *_POSITIONS})
         columns = self.query(node["subquery"]["node"], ctes, outer)
         return [_Source(alias, None, _renamed(columns, node.get("column_name_alias")))]
@@ -237,7 +243,9 @@ class _Walk:
             return GateRefusal(f"The table function {name} is not admitted.", hint=hint, construct=name)
         return _refusal(str(node.get("type")))
 
-    def _expression(self, node: Tree, scope: _Scope, ctes: Mapping[str, Columns], *, top: bool = False) -> None:
+    def _expression(
+        self, node: Tree, scope: _Scope, ctes: Mapping[str, Columns], *, top: bool = False
+    ) -> None:
         kind = node.get("class")
         if kind not in rules.EXPRESSIONS:
             raise _refusal(str(kind))
@@ -252,7 +260,9 @@ class _Walk:
             _check_function(node)
         elif kind == "COLLATE":
             if str(node.get("collation")).lower() not in rules.COLLATIONS:
-                raise GateRefusal("This collation is not admitted.", hint="Use NOCASE or lower(…).", construct="COLLATE")
+                raise GateRefusal(
+                    "This collation is not admitted.", hint="Use NOCASE or lower(…).", construct="COLLATE"
+                )
         elif kind == "OPERATOR" and node.get("type") in ("OPERATOR_TRY", "OPERATOR_UNPACK"):
             raise _refusal(str(node["type"]).removeprefix("OPERATOR_"))
         elif kind == "STAR":
@@ -327,7 +337,10 @@ class _Walk:
         """The names that one entry of the SELECT list gives to its relation."""
         if node.get("class") == "STAR":
             relation = str(node.get("relation_name") or "").lower()
-            renames = {str(r["key"]["column"]).lower(): str(r["value"]).lower() for r in node.get("rename_list") or []}
+            renames = {
+                str(r["key"]["column"]).lower(): str(r["value"]).lower()
+                for r in node.get("rename_list") or []
+            }
             names: list[str] | None = []
             for source in scope.sources:
                 if not relation or source.name == relation:
@@ -346,9 +359,35 @@ class _Walk:
 
 _POSITIONS = ("query_location", "query_location_length")
 _PLAIN = frozenset(
-    """class type alias literal query_location query_location_length function_name schema catalog qualified_name
-    column_names collation start end exclude_clause comparison_type subquery_type null_order name distinct is_operator
-    export_state try_cast index type_name ignore_nulls has_ignore_nulls""".split()
+    [
+        "class",
+        "type",
+        "alias",
+        "literal",
+        "query_location",
+        "query_location_length",
+        "function_name",
+        "schema",
+        "catalog",
+        "qualified_name",
+        "column_names",
+        "collation",
+        "start",
+        "end",
+        "exclude_clause",
+        "comparison_type",
+        "subquery_type",
+        "null_order",
+        "name",
+        "distinct",
+        "is_operator",
+        "export_state",
+        "try_cast",
+        "index",
+        "type_name",
+        "ignore_nulls",
+        "has_ignore_nulls",
+    ]
 )
 
 
@@ -390,13 +429,17 @@ def _check_function(node: Tree) -> None:
     path = (node.get("qualified_name") or {}).get("path") or [name]
     if node.get("schema") or node.get("catalog") or len(path) != 1:
         raise GateRefusal(
-            "Functions are named without a schema.", hint="Write the name alone.", construct="a qualified function"
+            "Functions are named without a schema.",
+            hint="Write the name alone.",
+            construct="a qualified function",
         )
     if name != "count_star" and name not in rules.FUNCTIONS:
         word = shown(name)
         raise GateRefusal(
             f"The function {word} is not admitted." if word else "This function is not admitted.",
-            hint=instead(name) or _nearest(name, rules.FUNCTIONS, "Did you mean {}?") or "See docs/broker.md for the list.",
+            hint=instead(name)
+            or _nearest(name, rules.FUNCTIONS, "Did you mean {}?")
+            or "See docs/broker.md for the list.",
             construct=word or "a function",
         )
     if name in rules.BOUNDED_ARGUMENTS:
@@ -453,7 +496,9 @@ def shown(name: str) -> str:
 def instead(name: str) -> str:
     """What to use in place of a refused function or statement."""
     fits = [lead for lead in rules.INSTEAD if name.lower().startswith(lead)]
-    if not fits and re.match(r"(read_|scan|sniff_|glob|st_read|delta_|iceberg_|sqlite_|postgres_|mysql_)", name.lower()):
+    if not fits and re.match(
+        r"(read_|scan|sniff_|glob|st_read|delta_|iceberg_|sqlite_|postgres_|mysql_)", name.lower()
+    ):
         return rules.INSTEAD["read_csv"]
     return rules.INSTEAD[max(fits, key=len)] if fits else ""
 
@@ -508,4 +553,6 @@ def _unknown_column(name: str, sources: list[_Source], tables: Mapping[str, tupl
     reason = f"There is no column {word} in {where}." if word else f"There is no such column in {where}."
     if not all(shown(source.name) for source in sources if source.name):
         reason = f"There is no column {word} here." if word else "There is no such column here."
-    return GateRefusal(reason, hint=hint, construct=f"column {word}" if word else "a column", code="unknown-column")
+    return GateRefusal(
+        reason, hint=hint, construct=f"column {word}" if word else "a column", code="unknown-column"
+    )

@@ -1,0 +1,179 @@
+"""The process that reads one slice. It runs inside the sandbox and has nothing but the slice's folder.
+
+In the mode `query` it runs SQL that the gate admitted, on an engine that is locked: no file but the slice's, no
+extension, no setting. In the mode `tabulate` it runs the broker's own tabulations and takes no SQL at all.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import socket
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from workbench.broker import frames
+
+if TYPE_CHECKING:
+    import duckdb
+
+SLICE = "/slice"
+CHANNEL = "WORKBENCH_CHANNEL"
+"""Names the descriptor of the socket to the broker."""
+BATCH_ROWS = 262_144
+"""Rows of one Arrow batch; smaller ones cost time per batch, larger ones memory."""
+
+
+class Worker:
+    """One slice, one channel, one job at a time."""
+
+    def __init__(self, channel: socket.socket):
+        self._channel = channel
+        self._jobs: queue.SimpleQueue[tuple[bytes, bytes] | None] = queue.SimpleQueue()
+        self._connection: duckdb.DuckDBPyConnection | None = None
+        self._cancelled = threading.Event()
+        self._folder = Path(SLICE)
+
+    def serve(self) -> None:
+        """Reads orders until the broker is gone. Orders are read while a job runs, so that it can be cancelled."""
+        kind, payload = frames.receive(self._channel)
+        if kind != frames.OPEN:
+            return
+        order = json.loads(payload)
+        self._folder = Path(order["folder"])
+        try:
+            if order["mode"] == "query":
+                self._connection = _engine(self._folder, order)
+            else:
+                from workbench.broker import tabulate  # noqa: F401  (so that the first request does not pay for it)
+        except Exception as error:
+            detail = f"{type(error).__name__}: {error}"  # no row has been read: for the broker's log, never for a caller
+            frames.send_json(self._channel, frames.ERROR, {"detail": detail})
+            return
+        threading.Thread(target=self._work, args=(order["mode"],), daemon=True).start()
+        frames.send_json(self._channel, frames.READY, {})
+        while True:
+            try:
+                kind, payload = frames.receive(self._channel)
+            except frames.ChannelGone:
+                return
+            if kind == frames.CANCEL:
+                self._cancelled.set()
+                if self._connection is not None:
+                    self._connection.interrupt()
+            else:
+                self._cancelled.clear()
+                self._jobs.put((kind, payload))
+
+    def _work(self, mode: str) -> None:
+        while (job := self._jobs.get()) is not None:
+            kind, payload = job
+            try:
+                if kind == frames.QUERY and mode == "query":
+                    self._query(json.loads(payload)["sql"])
+                elif kind == frames.TABULATE and mode == "tabulate":
+                    self._tabulate(json.loads(payload))
+                else:
+                    raise RuntimeError("an order of the other mode")
+            except frames.ChannelGone:
+                os._exit(0)
+            except BaseException as error:
+                self._fail(error)
+
+    def _query(self, sql: str) -> None:
+        assert self._connection is not None
+        started = time.perf_counter()
+        rows = sent = 0
+        reader = self._connection.sql(sql).to_arrow_reader(BATCH_ROWS)
+        try:
+            head = reader.schema.serialize()
+            frames.send(self._channel, frames.ARROW, head)
+            sent += head.size
+            for batch in reader:
+                if self._cancelled.is_set():
+                    raise KeyboardInterrupt
+                body = batch.serialize()
+                frames.send(self._channel, frames.ARROW, body)
+                rows += batch.num_rows
+                sent += body.size
+        finally:
+            reader.close()
+        frames.send(self._channel, frames.ARROW, frames.END_OF_STREAM)
+        summary = {"rows": rows, "bytes": sent + len(frames.END_OF_STREAM), "ms": _since(started)}
+        frames.send_json(self._channel, frames.DONE, summary)
+
+    def _tabulate(self, spec: dict[str, Any]) -> None:
+        from workbench.broker import tabulate
+
+        started = time.perf_counter()
+        answer = tabulate.compute(self._folder, spec)
+        frames.send_json(self._channel, frames.DONE, {"answer": answer, "ms": _since(started)})
+
+    def _fail(self, error: BaseException) -> None:
+        from workbench.broker.engine_errors import explain
+        from workbench.errors import WorkbenchError
+
+        if isinstance(error, KeyboardInterrupt):
+            said: dict[str, Any] = {"code": "cancelled", "reason": "The query was cancelled.", "hint": ""}
+        elif isinstance(error, WorkbenchError):
+            said = {**error.as_json(), "status": error.http_status}
+        else:
+            said = dict(explain(error))
+        frames.send_json(self._channel, frames.ERROR, said)
+
+
+def _engine(folder: Path, order: dict[str, Any]) -> duckdb.DuckDBPyConnection:
+    """An engine with one view per table of the slice, locked."""
+    import duckdb
+    import pyarrow as pa  # noqa: F401  (loaded before the first query)
+
+    connection = duckdb.connect(
+        ":memory:",
+        config={
+            "autoinstall_known_extensions": "false",
+            "autoload_known_extensions": "false",
+            "allow_community_extensions": "false",
+            "python_enable_replacements": "false",
+            "memory_limit": f"{order['memory_bytes']}B",
+            "threads": str(order["threads"]),
+            "max_expression_depth": "1000",
+            "temp_directory": "",
+        },
+    )
+    for table, parts in order["tables"].items():
+        files = ", ".join(_quoted(str(folder / part), "'") for part in parts)
+        connection.execute(
+            f"CREATE VIEW {_quoted(table, chr(34))} AS "
+            f"SELECT * FROM read_parquet([{files}], hive_partitioning => false)"
+        )
+    connection.execute("SET TimeZone = 'UTC'")
+    connection.execute(f"SET allowed_directories = [{_quoted(f'{folder}/', chr(39))}]")
+    connection.execute("SET enable_external_access = false")
+    connection.execute("SET lock_configuration = true")
+    return connection
+
+
+def _quoted(text: str, sign: str) -> str:
+    return sign + text.replace(sign, sign * 2) + sign
+
+
+def _since(started: float) -> float:
+    return round((time.perf_counter() - started) * 1000, 3)
+
+
+def main() -> None:
+    """Serves the broker at the other end of the inherited socket."""
+    descriptor = int(os.environ[CHANNEL])
+    sys.setswitchinterval(0.001)
+    with socket.socket(fileno=descriptor) as channel:
+        channel.setblocking(True)
+        Worker(channel).serve()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()
