@@ -39,12 +39,12 @@ def make_derived(con: duckdb.DuckDBPyConnection, complete_through: date) -> None
 
 def default_as_of(con: duckdb.DuckDBPyConnection) -> date | None:
     """The last day of the month of the latest service, fill or paid date in the stage; None without any claim."""
-    row = con.execute(
+    rows = con.execute(
         """SELECT last_day(max(day)) FROM (
         SELECT greatest(max(from_date), max(claim_from_date), max(paid_date)) AS day FROM stage.medical_line
         UNION ALL SELECT greatest(max(fill_date), max(paid_date)) FROM stage.pharmacy_line)"""
-    ).fetchone()
-    return row[0] if row else None
+    ).fetchall()
+    return rows[0][0] if rows else None
 
 
 def complete_through(as_of: date) -> date:

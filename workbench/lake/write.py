@@ -86,7 +86,7 @@ def write_set_aside(
     con: duckdb.DuckDBPyConnection, layout: Layout, file: SourceFile, number: int, folder: Path
 ) -> dict[str, Any] | None:
     """Writes the rows of one file that were set aside, each as it was sent; None where there are none."""
-    if not con.execute("SELECT 1 FROM stage.set_aside WHERE source_file = ? LIMIT 1", [number]).fetchone():
+    if not con.execute("SELECT 1 FROM stage.set_aside WHERE source_file = ? LIMIT 1", [number]).fetchall():
         return None
     place = folder / "set_aside"
     place.mkdir(exist_ok=True)
@@ -133,7 +133,7 @@ def _quoted(path: Path) -> str:
 
 def _check_key(con: duckdb.DuckDBPyConnection, table: Table) -> None:
     key = ", ".join(f'"{name}"' for name in table.key)
-    twice = con.execute(f"SELECT 1 FROM {table.name} GROUP BY {key} HAVING count(*) > 1 LIMIT 1").fetchone()
+    twice = con.execute(f"SELECT 1 FROM {table.name} GROUP BY {key} HAVING count(*) > 1 LIMIT 1").fetchall()
     if twice:
         raise KeyNotUnique(
             f"The table {table.name} would have two rows with one key ({', '.join(table.key)}).",

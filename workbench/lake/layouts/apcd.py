@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from workbench.lake.layouts.stage import Stage
 
 _ELEMENT_ID = re.compile(r"[A-Z]{2,6}\d{3}")
+_ELEMENT = re.compile("|".join(sorted({name for names in ELEMENTS.values() for name in names})))
 _LONGEST_LINE = 1 << 16
 
 
@@ -66,7 +67,7 @@ def read_apcd(file: SourceFile, number: int, stage: Stage) -> None:
               SELECT {number}::SMALLINT AS source_file, source_row, damaged, string_split(line, '{DELIMITER}') AS f
               FROM apcd_lines),
             typed AS (SELECT source_file, source_row, damaged, len(f) AS width,
-              {_select(elements.columns, at)}, {_select(elements.raw, at, "raw_")} FROM fields)
+              {_select(elements.columns, elements.raw, at)} FROM fields)
             SELECT *, CASE
               WHEN damaged THEN 'not UTF-8'
               WHEN width < {width} THEN 'short row'
@@ -83,13 +84,13 @@ def read_apcd(file: SourceFile, number: int, stage: Stage) -> None:
         con.execute("DROP TABLE IF EXISTS parsed")
 
 
-def _select(columns: Mapping[str, str], at: Mapping[str, str], prefix: str = "") -> str:
-    def place(match: re.Match[str]) -> str:
-        return at[match.group(0)]
+def _select(columns: Mapping[str, str], raw: Mapping[str, str], at: Mapping[str, str]) -> str:
+    def placed(sql: str) -> str:
+        return _ELEMENT.sub(lambda found: at[found.group(0)], sql)
 
     return ", ".join(
-        f"{re.sub('CDL[A-Z]{2}[0-9]{3}|CALME001', place, sql)} AS {prefix}{name}"
-        for name, sql in columns.items()
+        [f"{placed(sql)} AS {name}" for name, sql in columns.items()]
+        + [f"{placed(element)} AS raw_{name}" for name, element in raw.items()]
     )
 
 

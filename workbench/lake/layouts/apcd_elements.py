@@ -15,6 +15,9 @@ from workbench.lake.apcd_layout import (
     HISPANIC_INDICATOR,
     OTHER_DIAGNOSES,
     OTHER_ICD_PROCEDURES,
+    PROVIDER_NAME,
+    PROVIDER_NPI,
+    PROVIDER_TAXONOMY,
     RACE,
     RACE_HISPANIC,
     RACE_MULTIPLE,
@@ -47,7 +50,8 @@ def _case(element: str, values: Mapping[str, str], otherwise: str = "NULL") -> s
 
 
 def _pad(element: str, width: int) -> str:
-    return f"CASE WHEN wb_code({element}) IS NOT NULL THEN lpad(wb_code({element}), greatest({width}, length(wb_code({element}))), '0') END"
+    code = f"wb_code({element})"
+    return f"CASE WHEN length({code}) < {width} THEN lpad({code}, {width}, '0') ELSE {code} END"
 
 
 def _typed(columns: Mapping[str, tuple[str, str]]) -> tuple[dict[str, str], dict[str, str]]:
@@ -270,4 +274,15 @@ PC = FileElements(
     },
 )
 
-READ: Mapping[str, FileElements] = {"ME": ME, "MC": MC, "PC": PC}
+PV = FileElements(
+    columns={
+        "npi": f"wb_text({PROVIDER_NPI})",
+        "name": f"wb_text({PROVIDER_NAME})",
+        "taxonomy": f"wb_code({PROVIDER_TAXONOMY})",
+    },
+    raw={},
+    needed={"npi": "no NPI"},
+    into={"provider": _kept("npi, name, taxonomy")},
+)
+
+READ: Mapping[str, FileElements] = {"ME": ME, "MC": MC, "PC": PC, "PV": PV}
