@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from workbench.errors import WorkbenchError
+from workbench.reports.unix import UnixConnection
 from workbench.settings import PROJECT, Settings
 
 START_SECONDS = 30.0
@@ -130,11 +131,8 @@ class Control:
                 self._ask("DELETE", f"/bindings/{bound.id}", None)
 
     def _ask(self, method: str, path: str, body: Mapping[str, Any] | None) -> dict[str, Any]:
-        connection = http.client.HTTPConnection("broker", timeout=ANSWER_SECONDS)
+        connection = UnixConnection(str(self.path), ANSWER_SECONDS)
         try:
-            connection.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-            connection.sock.settimeout(ANSWER_SECONDS)
-            connection.sock.connect(str(self.path))
             payload = None if body is None else json.dumps(body)
             headers = {} if body is None else {"Content-Type": "application/json"}
             connection.request(method, path, body=payload, headers=headers)

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
-import urllib.error
-import urllib.parse
-import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
+from urllib.parse import quote, unquote, urlsplit
 
 from workbench.broker.directory import FileDirectory, UnknownUser
 from workbench.errors import WorkbenchError
+from workbench.reports.unix import UnixConnection
 from workbench.settings import PROJECT, Settings
 
 HUB_SECONDS = 10.0
@@ -42,24 +42,25 @@ class HubDirectory:
 
     def groups(self, user: str) -> frozenset[str]:
         """The groups of a person now; raises UnknownUser or HubUnreachable."""
-        request = urllib.request.Request(
-            f"{self.api_url}/users/{urllib.parse.quote(user, safe='')}",
-            headers={"Authorization": f"token {self.token}"},
-        )
+        url = urlsplit(self.api_url)
+        if url.scheme == "http+unix":
+            connection: http.client.HTTPConnection = UnixConnection(unquote(url.netloc), HUB_SECONDS)
+        else:
+            connection = http.client.HTTPConnection(url.netloc, timeout=HUB_SECONDS)
         try:
-            with urllib.request.urlopen(request, timeout=HUB_SECONDS) as response:
-                return frozenset(str(group) for group in json.load(response).get("groups", []))
-        except urllib.error.HTTPError as error:
-            error.close()
-            if error.code == 404:
-                raise UnknownUser(
-                    "The report's owner is not a user of the Hub.", hint="Name another owner."
-                ) from None
-            raise HubUnreachable(
-                f"The Hub refused to name the owner's groups (status {error.code})."
-            ) from None
-        except OSError:
+            headers = {"Authorization": f"token {self.token}"}
+            connection.request("GET", f"{url.path}/users/{quote(user, safe='')}", headers=headers)
+            response = connection.getresponse()
+            text = response.read()
+        except (OSError, http.client.HTTPException):
             raise HubUnreachable("The Hub does not answer.", hint="Is it running? Try again.") from None
+        finally:
+            connection.close()
+        if response.status == 404:
+            raise UnknownUser("The report's owner is not a user of the Hub.", hint="Name another owner.")
+        if response.status != 200:
+            raise HubUnreachable(f"The Hub did not name the owner's groups (status {response.status}).")
+        return frozenset(str(group) for group in json.loads(text).get("groups", []))
 
 
 def people(settings: Settings, environment: Mapping[str, str] = os.environ) -> People:
