@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import date, timedelta
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from workbench.lake.part2 import sensitive_claims
 from workbench.lib.measures import MEASURES
 from workbench.lib.tables import Tables
 from workbench.schema import dictionary
+from workbench.schema.code_lists import PART2
 
 if TYPE_CHECKING:
     import duckdb
@@ -81,26 +83,22 @@ def measure_events(con: duckdb.DuckDBPyConnection, through: date) -> None:
     """Makes `measure_event`: every event measure of the library, by year, over all claims and without Part 2 claims."""
     columns = dictionary()["measure_event"].columns
     con.execute(f"CREATE TABLE measure_event ({', '.join(f'{c.name} {c.type}' for c in columns.values())})")
+    _views_without_part2(con)
     years = measure_years(con, through)
     for measure in MEASURES.values():
-        if not measure.event:
-            continue
-        for basis in (ALL, WITHOUT_PART2):
-            tables = _tables(con, basis)
-            for year in sorted(set(years) & set(measure.years)):
-                events = ibis.to_sql(measure.events(tables, year), dialect="duckdb")
-                _insert_events(con, events, measure.name, measure.numerators, year, basis)
+        for year in sorted(set(years) & set(measure.years)) if measure.event else ():
+            events = ibis.to_sql(measure.events(Tables.unbound(), year), dialect="duckdb")
+            for basis, search_path in ((ALL, "main"), (WITHOUT_PART2, f"{WITHOUT_PART2},main")):
+                con.execute(f"SET search_path = '{search_path}'")
+                con.execute(f"CREATE OR REPLACE TEMP TABLE events AS {events}")
+                con.execute("RESET search_path")
+                _insert_events(con, measure.name, measure.numerators, year, basis)
+    con.execute("DROP TABLE IF EXISTS events")
 
 
 def _insert_events(
-    con: duckdb.DuckDBPyConnection,
-    events: str,
-    measure: str,
-    numerators: tuple[str, ...],
-    year: int,
-    basis: str,
+    con: duckdb.DuckDBPyConnection, measure: str, numerators: Sequence[str], year: int, basis: str
 ) -> None:
-    con.execute(f"CREATE OR REPLACE TEMP TABLE events AS {events}")
     for numerator in numerators:
         con.execute(
             f"""INSERT INTO measure_event BY NAME
@@ -108,22 +106,13 @@ def _insert_events(
               event_date, organisation_id, county_code, age, '{numerator}' AS numerator, met_{numerator} AS met
             FROM events WHERE denominator"""
         )
-    con.execute("DROP TABLE events")
 
 
-def _tables(con: duckdb.DuckDBPyConnection, basis: str) -> Tables:
-    """The canonical tables, or views of them without the claims of a sensitive category."""
-    tables = Tables.unbound()
-    if basis == ALL:
-        return tables
+def _views_without_part2(con: duckdb.DuckDBPyConnection) -> None:
+    """Views of the claim tables under their own names in a schema of their own, without the sensitive claims."""
+    con.execute(f"CREATE SCHEMA {WITHOUT_PART2}")
     for table, kind in CLAIM_TABLES.items():
         con.execute(
-            f"""CREATE OR REPLACE TEMP VIEW {WITHOUT_PART2}_{table} AS SELECT * FROM {table} WHERE claim_id NOT IN (
-            SELECT claim_id FROM sensitive_claim WHERE kind = '{kind}' AND category = 'part2')"""
+            f"""CREATE VIEW {WITHOUT_PART2}.{table} AS SELECT * FROM main.{table} WHERE claim_id NOT IN (
+            SELECT claim_id FROM main.sensitive_claim WHERE kind = '{kind}' AND category = '{PART2}')"""
         )
-    return tables.replace(
-        **{
-            table: ibis.table(tables[table].schema(), name=f"{WITHOUT_PART2}_{table}")
-            for table in CLAIM_TABLES
-        }
-    )
