@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
@@ -66,7 +65,7 @@ class Plan:
         for name in _SYSTEM:
             folder = Path(name)
             if folder.is_symlink():
-                self.add("--symlink", os.readlink(name), name)
+                self.add("--symlink", str(folder.readlink()), name)
                 self._covered.add(PurePosixPath(name))
             elif folder.is_dir():
                 self.bind(folder, name)

@@ -1,0 +1,140 @@
+"""Where the Hub keeps what belongs to a user under one grant: the home, the uid, the socket, the sandbox's record."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import socket
+import sqlite3
+from dataclasses import dataclass
+from pathlib import Path
+
+from workbench.errors import WorkbenchError
+from workbench.sandbox.bwrap import start_ticks, stop
+
+SERVER_UIDS = range(200_000, 300_000)
+"""As root every (user, grant) has a uid of its own from here, for good."""
+_NAME = re.compile(r"[a-z0-9][a-z0-9._@-]{0,127}")
+
+
+class UnusableName(WorkbenchError):
+    """A user or grant whose name cannot name a folder."""
+
+    code = "unusable-name"
+
+
+def _safe(name: str) -> str:
+    if not _NAME.fullmatch(name):
+        raise UnusableName(
+            "This user name cannot have a home here.",
+            hint="Names have lower-case letters, digits and . _ @ - and start with a letter or digit.",
+        )
+    return name
+
+
+def home(state: Path, user: str, grant: str, uid: int | None, examples: Path) -> Path:
+    """The home of (user, grant), made with the example notebooks on first use. Rows of one grant never meet another's.
+
+    It is filled before anyone inside can reach it, so that root follows no link that a user made.
+    """
+    folder = state / "homes" / _safe(user) / _safe(grant)
+    if folder.is_dir():
+        return folder
+    folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    new = folder.with_name(f"{grant}.new")
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir(mode=0o700)
+    for example in sorted(examples.glob("*.ipynb")):
+        shutil.copyfile(example, new / example.name)
+    if uid is not None:
+        for path in (new, *new.rglob("*")):
+            os.chown(path, uid, uid)
+    new.rename(folder)
+    return folder
+
+
+def uid_for(state: Path, user: str, grant: str) -> int | None:
+    """The host uid of (user, grant), the same at every start; None where the Hub is no root and cannot give one."""
+    if os.geteuid() != 0:
+        return None
+    file = state / "hub" / "uids.json"
+    given: dict[str, int] = json.loads(file.read_text()) if file.is_file() else {}
+    key = f"{_safe(user)}/{_safe(grant)}"
+    if key not in given:
+        given[key] = max(given.values(), default=SERVER_UIDS.start - 1) + 1
+        if given[key] not in SERVER_UIDS:
+            raise WorkbenchError("There is no free uid left for another server.", code="no-uid-left")
+        new = file.with_suffix(".new")
+        new.write_text(json.dumps(given, indent=1))
+        new.rename(file)
+    return given[key]
+
+
+@dataclass(frozen=True)
+class Seat:
+    """The place of one user's server among the sockets. The folder is never visible inside a sandbox."""
+
+    run: Path
+    key: str
+
+    @property
+    def path(self) -> Path:
+        """What the proxy connects to."""
+        return self.run / "u" / f"{self.key}.sock"
+
+    @property
+    def record(self) -> Path:
+        """Which process sits here, so that a Hub that died while spawning leaves no orphan."""
+        return self.run / "u" / f"{self.key}.json"
+
+    def listen(self) -> socket.socket:
+        """A listening socket that only this user's server will hold. Code inside can neither take nor replace it."""
+        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.path.unlink(missing_ok=True)
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        listener.bind(str(self.path))
+        listener.listen(128)
+        return listener
+
+    def take(self, child_pid: int, started: str | None) -> None:
+        """Writes down the sandbox that sits here."""
+        self.record.write_text(json.dumps({"child_pid": child_pid, "started": started}))
+
+    def leave(self) -> None:
+        """Nobody sits here any more."""
+        self.record.unlink(missing_ok=True)
+        self.path.unlink(missing_ok=True)
+
+
+def evict(run: Path, keep: frozenset[int] = frozenset()) -> int:
+    """Ends every recorded sandbox whose pid is not in `keep`; how many there were."""
+    ended = 0
+    for record in sorted((run / "u").glob("*.json")):
+        with contextlib.suppress(ValueError, KeyError, OSError):
+            sitting = json.loads(record.read_text())
+            pid, started = int(sitting["child_pid"]), sitting["started"]
+            if pid in keep:
+                continue
+            if start_ticks(pid) == started:
+                stop(pid, started, patience=3)
+                ended += 1
+        Seat(run, record.stem).leave()
+    return ended
+
+
+def known_sandboxes(database: Path) -> frozenset[int]:
+    """The sandbox pids that the Hub's database knows of."""
+    if not database.is_file():
+        return frozenset()
+    with contextlib.closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
+        try:
+            rows = connection.execute(
+                "select state from spawners where server_id is not null and state is not null"
+            ).fetchall()
+        except sqlite3.OperationalError:
+            return frozenset()
+    states = [json.loads(state) for (state,) in rows]
+    return frozenset(int(state["child_pid"]) for state in states if state and state.get("child_pid"))
