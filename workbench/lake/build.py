@@ -84,12 +84,22 @@ def build_release(
 def check_sources(
     sources: Path, *, layout_name: str, progress: Progress
 ) -> tuple[list[FileAccount], list[SourceRefused]]:
-    """Reads and checks like a build, keeps nothing: the account of each file, and the files that are refused."""
+    """Reads and checks like a build, keeps nothing: the account of each file, and the files that are refused.
+
+    Where `sources` is one file, the folder around it is read, and the account is of that file alone.
+    """
     reader = layout(layout_name)
-    if not sources.is_dir():
+    only = sources if sources.is_file() else None
+    folder = sources.parent if only else sources
+    if not folder.is_dir():
         raise SourceRefused("The source folder is not there.", hint="Name a folder of source files.")
-    files = list(reader.sources(sources))
-    with tempfile.TemporaryDirectory(prefix="wb-check-") as folder, _engine(Path(folder)) as con:
+    files = list(reader.sources(folder))
+    if only and only not in [file.path for file in files]:
+        raise SourceRefused(
+            "The layout has no file of this name.",
+            hint="Rename it as the layout asks, or choose another --layout.",
+        )
+    with tempfile.TemporaryDirectory(prefix="wb-check-") as work, _engine(Path(work)) as con:
         stage = Stage(con)
         refused = []
         for number, file in enumerate(files):
@@ -262,12 +272,8 @@ def _engine(folder: Path) -> Iterator[duckdb.DuckDBPyConnection]:
 def _failed(error: duckdb.Error | OSError) -> BuildFailed:
     """Names the kind of failure, never the engine's words: those may hold a value or a path."""
     words = str(error).lower()
-    if (
-        (isinstance(error, OSError)
-        and error.errno in {28, 27, 122})
-        or any(
-            mark in words for mark in ("no space left", "file too large", "disk quota", "failed to offload")
-        )
+    if (isinstance(error, OSError) and error.errno in {28, 27, 122}) or any(
+        mark in words for mark in ("no space left", "file too large", "disk quota", "failed to offload")
     ):
         return BuildFailed(
             "The disk is full; the lake is as it was.", hint="Free space where the lake is, then build again."
