@@ -111,9 +111,10 @@ def _primary_care(
 
 def _hospital(rng: np.random.Generator, people: People, visits: Visits, age: Ints) -> None:
     row, day = draw(rng, people, np.interp(age, (0, 3, 18, 30, 65, 90), (0.5, 0.3, 0.26, 0.36, 0.4, 0.6)))
-    visits.add(row, day, "emergency", pick(rng, codes.INJURY, len(row)))
+    injury = pick(rng, codes.INJURY, len(row))
+    visits.add(row, day, "emergency", injury)
     also = rng.random(len(row)) < 0.35
-    visits.add(row[also], day[also], "emergency_physician", pick(rng, codes.INJURY, int(also.sum())))
+    visits.add(row[also], day[also], "emergency_physician", injury[also])
     row, day = draw(rng, people, np.interp(age, (0, 18, 45, 65, 90), (0.015, 0.012, 0.05, 0.13, 0.25)))
     nights = 1 + rng.poisson(3, len(row))
     skilled = (age[row] >= OLDER) & (rng.random(len(row)) < 0.22)

@@ -7,7 +7,7 @@ import polars as pl
 
 from workbench.lake.apcd_layout import ELEMENTS
 from workbench.lake.synthetic import world
-from workbench.lake.synthetic.calendar import LAST, MONTH_START, YEAR_MONTHS, Ints
+from workbench.lake.synthetic.calendar import LAST, MONTH_START, YEAR_MONTHS, Bools, Ints
 from workbench.lake.synthetic.people import People
 from workbench.lake.synthetic.render import days, days_where, records, texts
 from workbench.schema.counties import counties
@@ -107,11 +107,11 @@ def eligibility(rng: np.random.Generator, people: People) -> tuple[pl.Series, In
     record = record.scatter(
         short.arg_true(), record.filter(short).str.split("|").list.head(SHORT_FIELDS).list.join("|")
     )
-    return record, plan, month // 12, int((people.plan >= 0).any(axis=1).sum()), each
+    return record, plan, month // 12, int(_enrolled(people).sum()), each
 
 
 def sume(people: People) -> pl.DataFrame:
-    """One row per member: contact, language, death, last county (our own shape; the real layout is not public)."""
+    """One row per enrolled member: contact, language, death, last county (our own shape; the real layout is not public)."""
     return pl.DataFrame(
         {
             "member_id": people.table["member_id"],
@@ -121,14 +121,18 @@ def sume(people: People) -> pl.DataFrame:
             "death_date": days_where(people.death, people.death <= LAST, iso=True),
             "county_code": texts(list(counties()), people.county[:, -1]),
         }
-    )
+    ).filter(pl.Series(_enrolled(people)))
+
+
+def _enrolled(people: People) -> Bools:
+    return np.asarray((people.plan >= 0).any(axis=1), dtype=np.bool_)
 
 
 def panel(rng: np.random.Generator, people: People) -> pl.DataFrame:
     """One row per member, organisation and span: clinics of the county, Tribes for American Indian members."""
     size, codes = len(people), list(counties())
-    covered = people.plan >= 0
-    first = covered.argmax(axis=1)
+    enrolled = _enrolled(people)
+    first = (people.plan >= 0).argmax(axis=1)
     by_county: dict[int, list[str]] = {}
     for clinic, code in clinics().items():
         by_county.setdefault(codes.index(code), []).append(clinic)
@@ -140,9 +144,11 @@ def panel(rng: np.random.Generator, people: People) -> pl.DataFrame:
         count[county], start[county] = len(several), place
         place += len(several)
     home = people.county[np.arange(size), first]
-    chosen = np.flatnonzero((rng.random(size) < PANEL_SHARE) & (count[home] > 0))
+    chosen = np.flatnonzero((rng.random(size) < PANEL_SHARE) & (count[home] > 0) & enrolled)
     clinic = start[home[chosen]] + rng.integers(0, 1 << 30, len(chosen)) % count[home[chosen]]
-    native = np.flatnonzero((people.race == world.RACES.index("aian")) & (rng.random(size) < TRIBE_SHARE))
+    native = np.flatnonzero(
+        (people.race == world.RACES.index("aian")) & (rng.random(size) < TRIBE_SHARE) & enrolled
+    )
     tribes = list(TRIBES)
     regions = [region for _, region in TRIBES.values()]
     by_region = np.array([regions.index(c.region) if c.region in regions else 0 for c in counties().values()])

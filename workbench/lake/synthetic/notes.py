@@ -15,6 +15,9 @@ from workbench.lake.synthetic.people import People
 SHARE = 0.05
 """Members with notes; those with a mental-health condition four times as often as others."""
 
+TELLING = 0.4
+"""Of the notes of members with emergency or treatment claims, the share that is about one of these."""
+
 AFTER_EMERGENCY = (
     "Called {first} after the ED visit on {day}. Lives with {relative}; prefers calls after 4 pm at {phone}. "
     "Follow-up appointment offered within seven days.",
@@ -67,6 +70,9 @@ def notes(
             continue
         for _ in range(int(rng.integers(1, 4))):
             claim = int(rng.integers(begin, end))
+            telling = [c for c in range(begin, end) if int(claims["template"][c]) in (*emergency, *treatment)]
+            if telling and rng.random() < TELLING:
+                claim = telling[int(rng.integers(0, len(telling)))]
             template = int(claims["template"][claim])
             if template in emergency and mind.mental[member] > 0:
                 speaks = True

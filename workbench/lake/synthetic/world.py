@@ -160,7 +160,7 @@ LATE_ENTRY, EARLY_EXIT, ONE_GAP, TWO_GAPS = 0.10, 0.10, 0.08, 0.02
 PLAN_CHANGE, COUNTY_MOVE = 0.09, 0.06
 """Shares of members over the three years."""
 
-FOLLOW_UP_30 = 0.34
+FOLLOW_UP_30 = 0.25
 """Planned follow-up within 30 days of a mental-health ED visit before the shifts below; other care adds to it."""
 FOLLOW_UP_EARLY = 0.62
 """Share of these within the first eight days (day 0 to 7)."""
