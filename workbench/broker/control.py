@@ -1,0 +1,130 @@
+"""The application behind the control socket: bindings for the Hub and the reports, questions of the operator.
+
+The socket's folder is open to the operator's uid alone, and every peer's uid is checked.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from workbench.broker.core import Answer, Broker, Caller
+from workbench.broker.http import ArrowEndpoint, BadRequest, answering, body_of, spec_of, text_of
+from workbench.broker.public import audit_filters, decisions
+from workbench.broker.slices import list_slices
+from workbench.errors import WorkbenchError
+
+if TYPE_CHECKING:
+    from workbench.broker.service import Service
+
+
+def control_app(service: Service) -> Starlette:
+    """The paths of the control socket."""
+    broker = service.broker
+
+    async def health(request: Request) -> Response:
+        return JSONResponse({"ok": True, "workers": broker.pool.pids(), "bindings": len(service.listening)})
+
+    async def bind(request: Request) -> Response:
+        body = await body_of(request)
+        expires_in = body.get("expires_in")
+        if expires_in is not None and (not isinstance(expires_in, int | float) or expires_in <= 0):
+            raise BadRequest("expires_in is a number of seconds above 0.")
+        folder, binding, token = await service.bind(
+            server=text_of(body, "server"),
+            user=text_of(body, "user"),
+            grant=text_of(body, "grant"),
+            purpose=text_of(body, "purpose"),
+            kind=text_of(body, "kind"),
+            token_sha256=body.get("token_sha256"),
+            expires_in=expires_in,
+        )
+        answer = {
+            "binding": binding.id,
+            "socket_dir": str(folder),
+            "token": token,
+            "expires": binding.expires,
+        }
+        return JSONResponse(answer, 201)
+
+    async def unbind(request: Request) -> Response:
+        if not await service.unbind(request.path_params["binding"], "given back"):
+            raise WorkbenchError("There is no such binding.", code="unknown-binding", http_status=404)
+        return Response(status_code=204)
+
+    async def bindings(request: Request) -> Response:
+        names = ("id", "kind", "server", "user", "grant", "purpose", "release", "created", "expires")
+        found = [{name: getattr(b, name) for name in names} for b in broker.bindings.all()]
+        return JSONResponse({"bindings": found})
+
+    async def options(request: Request) -> Response:
+        groups = frozenset(filter(None, request.query_params.get("groups", "").split(",")))
+        user = request.query_params.get("user", "")
+        if "groups" not in request.query_params and user:
+            groups = await broker.directory.groups(user)
+        return JSONResponse({"user": user, "grants": decisions(broker, groups)})
+
+    async def query(request: Request) -> Answer:
+        body = request.scope["body"]
+        return await broker.query(await operator(broker, body), text_of(body, "sql"))
+
+    async def tabulate(request: Request) -> Response:
+        body = await body_of(request)
+        return JSONResponse(await broker.tabulate(await operator(broker, body), spec_of(body)))
+
+    async def whoami(request: Request) -> Response:
+        return JSONResponse(await broker.whoami(await operator(broker, dict(request.query_params))))
+
+    async def tables(request: Request) -> Response:
+        return JSONResponse(await broker.tables(await operator(broker, dict(request.query_params))))
+
+    async def build_slice(request: Request) -> Response:
+        caller = await operator(broker, await body_of(request))
+        ready = await broker.start_build(caller)
+        return JSONResponse({"slice": ready.id, "manifest": ready.manifest})
+
+    async def slices(request: Request) -> Response:
+        return JSONResponse(
+            {"slices": [{"id": s.id, "manifest": s.manifest} for s in list_slices(broker.settings.lake)]}
+        )
+
+    async def audit(request: Request) -> Response:
+        return JSONResponse({"events": broker.audit_events(None, **audit_filters(request))})
+
+    return Starlette(
+        routes=[
+            Route("/health", answering(health)),
+            Route("/bindings", answering(bind), methods=["POST"]),
+            Route("/bindings", answering(bindings)),
+            Route("/bindings/{binding}", answering(unbind), methods=["DELETE"]),
+            Route("/options", answering(options)),
+            Route("/query", ArrowEndpoint(query), methods=["POST"]),
+            Route("/tabulate", answering(tabulate), methods=["POST"]),
+            Route("/whoami", answering(whoami)),
+            Route("/tables", answering(tables)),
+            Route("/slices", answering(build_slice), methods=["POST"]),
+            Route("/slices", answering(slices)),
+            Route("/audit", answering(audit)),
+        ]
+    )
+
+
+async def operator(broker: Broker, body: dict[str, Any]) -> Caller:
+    """The operator of this machine, in a user's name where `as` says so: then that user's groups decide."""
+    name = body.get("as")
+    groups = await broker.directory.groups(str(name)) if name else None
+    user = str(name) if name else f"operator:{body.get('operator') or 'local'}"
+    return Caller(
+        user=user,
+        grant=text_of(body, "grant"),
+        purpose=body.get("purpose"),
+        channel="operator",
+        server="command line",
+        release=body.get("release"),
+        groups=groups,
+        operator=True,
+    )

@@ -1,0 +1,563 @@
+"""The broker: decides, cuts the slice, admits the statement, runs it in a worker, and records all of it.
+
+Every way to data (notebook, app, report, command line) goes through `Broker.query` or `Broker.tabulate`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+import uuid
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from workbench.broker import gate
+from workbench.broker.audit import Audit, events
+from workbench.broker.bindings import CHANNELS, KINDS, Binding, BindingRefused, Bindings
+from workbench.broker.grants import Channel, Decision, Grant, GrantBook, Level
+from workbench.broker.hub import Directory
+from workbench.broker.pool import Lease, Mount, Pool, PoolLimits
+from workbench.broker.slices import (
+    NoRows,
+    Slice,
+    UnknownSlice,
+    ensure,
+    ensure_tabulation,
+    open_slice,
+    slice_id,
+)
+from workbench.broker.state import State
+from workbench.broker.tabulate import check_spec
+from workbench.broker.vault import Vault
+from workbench.errors import WorkbenchError
+from workbench.lake.release import Release, UnknownRelease, open_release
+from workbench.sandbox import available
+from workbench.settings import Settings
+
+AUDITORS = "auditors"
+"""The Hub group that may read the audit log."""
+QUICK_BUILD_SECONDS = 1.0
+"""A request waits so long for its slice before it is told to come again."""
+LONG_STATEMENT = 4_000
+"""Characters above which a statement is parsed beside the event loop, not in it."""
+REMEMBERED_QUERIES = 2_000
+
+SliceKind = Literal["slice", "tabulation"]
+
+
+class SliceBuilding(WorkbenchError):
+    """The slice is being built; ask again. `done` is between 0 and 1."""
+
+    code = "slice-building"
+    http_status = 202
+
+    def __init__(self, step: str, done: float):
+        super().__init__(
+            "The slice of this grant is being built; this happens once for each release.",
+            hint="Ask again in a second.",
+        )
+        self.step = step
+        self.done = done
+
+
+class NotAnAuditor(WorkbenchError):
+    """Only auditors read the audit log."""
+
+    code = "not-an-auditor"
+    http_status = 403
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who asks, under which grant, for which purpose, on which channel.
+
+    `groups` is None for an operator of this machine who asks in no user's name; then a grant's groups and channels
+    are not asked for, its time and level are.
+    """
+
+    user: str
+    grant: str
+    purpose: str | None
+    channel: Literal["notebook", "app", "report", "operator"]
+    server: str = ""
+    release: str | None = None
+    groups: frozenset[str] | None = None
+    operator: bool = False
+
+    @classmethod
+    def of(cls, binding: Binding, groups: frozenset[str]) -> Caller:
+        """The caller behind a binding."""
+        channel: Literal["notebook", "app", "report"] = "notebook"
+        if binding.kind != "server":
+            channel = "app" if binding.kind == "app" else "report"
+        return cls(
+            binding.user, binding.grant, binding.purpose, channel, binding.server, binding.release, groups
+        )
+
+    @property
+    def opens(self) -> str | None:
+        """The channel that the grant must open; None for an operator."""
+        return {"notebook": "notebook", "app": "apps", "report": "reports"}.get(self.channel)
+
+
+@dataclass
+class Answer:
+    """One admitted query: what it is stamped with, and its bytes. Whoever takes it reads `chunks` to the end or closes it."""
+
+    id: str
+    grant: Grant
+    slice: Slice
+    chunks: AsyncIterator[bytes]
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Where the answer comes from, as HTTP headers."""
+        return {
+            "X-Query-Id": self.id,
+            "X-Workbench-Query": self.id,
+            "X-Workbench-Grant": self.grant.name,
+            "X-Workbench-Level": str(self.grant.level),
+            "X-Workbench-Release": str(self.slice.manifest["release"]),
+            "X-Workbench-Slice": self.slice.id,
+            "X-Workbench-Synthetic": str(self.slice.synthetic).lower(),
+        }
+
+
+@dataclass
+class _Build:
+    task: asyncio.Task[Slice]
+    step: str = "waiting"
+    done: float = 0.0
+
+
+@dataclass
+class _Ready:
+    slice: Slice
+    tables: Mapping[str, tuple[str, ...]]
+    mount: Mount
+    seen: float = field(default_factory=time.monotonic)
+
+
+class Broker:
+    """One broker on one state. Raises SandboxUnavailable or StateLocked where it cannot be."""
+
+    def __init__(self, settings: Settings, directory: Directory, *, limits: PoolLimits | None = None):
+        available()
+        self.settings = settings
+        self.directory = directory
+        self.state = State(settings.database_url, settings.state)
+        self.audit = Audit(self.state)
+        self.vault = Vault(self.state)
+        self.bindings = Bindings(self.state)
+        self.pool = Pool(limits)
+        self._book: tuple[object, GrantBook] | None = None
+        self._builds: dict[str, _Build] = {}
+        self._ready: dict[str, _Ready] = {}
+        self._releases: dict[str, Release] = {}
+        self._queries: OrderedDict[str, dict[str, Any]] = OrderedDict()
+
+    async def close(self) -> None:
+        """Ends the workers, writes the last checkpoint, gives up the lock."""
+        await self.pool.close()
+        builds = [build.task for build in self._builds.values()]
+        if builds:
+            await asyncio.wait(builds)
+        await asyncio.to_thread(self.audit.close)
+        self.state.close()
+
+    def grants(self) -> GrantBook:
+        """The grants as the folder has them now. Raises InvalidGrants."""
+        folder = self.settings.grants
+        stamp = (
+            sorted((f.name, f.stat().st_mtime_ns, f.stat().st_size) for f in folder.glob("*.y*ml"))
+            if folder.is_dir()
+            else []
+        )
+        if self._book is None or self._book[0] != stamp:
+            self._book = (stamp, GrantBook.load(folder))
+        return self._book[1]
+
+    def permit(self, caller: Caller, *, tabulate: bool = False) -> Grant:
+        """The caller's grant, if it is open to this caller now. Raises GrantRefused."""
+        book = self.grants()
+        groups = caller.groups if caller.groups is not None else book.get(caller.grant).groups
+        channel = None if caller.operator else caller.opens
+        if tabulate and channel == "notebook":
+            channel = Channel.TABULATE
+        return book.require(caller.grant, groups, purpose=caller.purpose, channel=channel)
+
+    def decisions(self, groups: frozenset[str]) -> list[Decision]:
+        """One decision for each grant there is."""
+        return self.grants().for_user(groups)
+
+    def release(self, caller: Caller) -> Release:
+        """The release that the caller's answers come from: the one fixed at the server's start, else the latest."""
+        if caller.release is None:
+            return open_release(self.settings.lake)
+        if caller.release not in self._releases:
+            self._releases[caller.release] = open_release(self.settings.lake, caller.release)
+        return self._releases[caller.release]
+
+    async def query(self, caller: Caller, sql: str, *, wait: bool = False) -> Answer:
+        """Admits and starts one query. Raises GrantRefused, NoRows, SliceBuilding, GateRefusal, Busy, QueryFailed …
+
+        With `wait` it waits for a slice that is being built. The answer's first bytes are there when this returns,
+        and the `admitted` event is durable.
+        """
+        query, started = uuid.uuid4().hex, time.perf_counter()
+        said: dict[str, Any] = {**_who(caller), "query_id": query}
+        tables: Mapping[str, tuple[str, ...]] = {}
+        try:
+            grant = self.permit(caller)
+            if grant.level == Level.AGGREGATE:
+                raise NoRows(
+                    f"Grant {grant.name} is of level aggregate: it has tables, no rows.",
+                    hint='Ask for one of the tables: `s.tabulate("members_by_county", year=2025)`.',
+                )
+            ready = await self._slice(caller, grant, "slice", wait=wait)
+            tables = ready.tables
+            said |= {"release": ready.slice.manifest["release"], "slice": ready.slice.id}
+            admitted = await self._admit(sql, tables)
+        except SliceBuilding:
+            raise
+        except WorkbenchError as refusal:
+            statement = gate.redact(sql, tables, self.audit.mark)
+            await self._record("refused", **said, statement=statement, **_why(refusal))
+            raise
+        admission = self.audit.submit(
+            "admitted",
+            **said,
+            statement=admitted.normalised,
+            tables=admitted.tables,
+            columns=admitted.columns,
+        )
+        lease: Lease | None = None
+        try:
+            lease = await self.pool.lease(
+                ready.mount,
+                caller.user,
+                grant.name,
+                concurrent=grant.limits.concurrent_queries,
+                seconds=grant.limits.seconds_per_query,
+            )
+            stream = lease.query(admitted.sql)
+            first = await anext(stream)
+            await asyncio.wrap_future(admission)
+        except BaseException as error:
+            if lease is not None:
+                lease.close()
+            self._end(said, started, error=error)
+            raise
+        self._remember(query, {"user": caller.user, "state": "running", "rows": None, "bytes": 0})
+        chunks = self._chunks(said, started, lease, first, stream)
+        return Answer(query, grant, ready.slice, chunks)
+
+    async def _chunks(
+        self,
+        said: Mapping[str, Any],
+        started: float,
+        lease: Lease,
+        first: bytes,
+        stream: AsyncIterator[bytes],
+    ) -> AsyncIterator[bytes]:
+        sent = 0
+        problem: BaseException | None = None
+        try:
+            sent = len(first)
+            yield first
+            async for chunk in stream:
+                sent += len(chunk)
+                yield chunk
+        except BaseException as error:
+            problem = error
+            raise
+        finally:
+            lease.close()
+            self._end(said, started, error=problem, rows=lease.summary.get("rows"), sent=sent)
+
+    def _end(
+        self,
+        said: Mapping[str, Any],
+        started: float,
+        *,
+        error: BaseException | None = None,
+        rows: int | None = None,
+        sent: int = 0,
+    ) -> None:
+        """Records how a query ended; it does not wait, because the caller may be gone."""
+        outcome, why = _outcome(error)
+        self.audit.submit("ended", **said, rows=rows, bytes=sent, ms=_ms(started), outcome=outcome, **why)
+        self._remember(
+            str(said["query_id"]),
+            {"user": said["user"], "state": outcome, "rows": rows, "bytes": sent, **why},
+        )
+
+    async def tabulate(
+        self, caller: Caller, spec: Mapping[str, Any], *, wait: bool = False
+    ) -> dict[str, Any]:
+        """One table of the catalogue with small cells hidden, from the grant's private base. Never SQL."""
+        query, started = uuid.uuid4().hex, time.perf_counter()
+        said: dict[str, Any] = {**_who(caller), "query_id": query}
+        try:
+            grant = self.permit(caller, tabulate=True)
+            check_spec(spec)
+            ready = await self._slice(caller, grant, "tabulation", wait=wait)
+        except SliceBuilding:
+            raise
+        except WorkbenchError as refusal:
+            await self._record("refused", **said, statement="tabulate", **_why(refusal))
+            raise
+        said |= {"release": ready.slice.manifest["release"], "slice": ready.slice.id}
+        statement = "tabulate " + " ".join(f"{name}={value}" for name, value in sorted(spec.items()))
+        await self._record("admitted", **said, statement=statement, tables=[str(spec["table"])])
+        lease: Lease | None = None
+        try:
+            lease = await self.pool.lease(
+                ready.mount,
+                caller.user,
+                grant.name,
+                concurrent=grant.limits.concurrent_queries,
+                seconds=grant.limits.seconds_per_query,
+            )
+            answer = await lease.tabulate(spec)
+        except BaseException as error:
+            self._end(said, started, error=error)
+            raise
+        finally:
+            if lease is not None:
+                lease.close()
+        self._end(said, started, rows=len(answer["rows"]))
+        return {**answer, "grant": grant.name, "query": query}
+
+    async def whoami(self, caller: Caller) -> dict[str, Any]:
+        """The caller, the grant and what they permit, in plain words and values."""
+        grant = self.permit(caller)
+        about: dict[str, Any] = {
+            "user": caller.user,
+            "grant": grant.name,
+            "title": grant.title,
+            "level": str(grant.level),
+            "purpose": caller.purpose,
+            "purposes": [str(purpose) for purpose in grant.purposes],
+            "channel": caller.channel,
+            "channels": [str(channel) for channel in grant.channels],
+            "organisation": self._organisation(grant),
+            "organisations": list(grant.organisation.ids),
+            "relation": str(grant.organisation.relation),
+            "agreement": grant.agreement,
+            "until": grant.valid_until.isoformat(),
+            "part2": grant.sensitive.part2 == "include",
+        }
+        with contextlib.suppress(UnknownRelease):
+            release = self.release(caller)
+            about |= {
+                "release": release.id,
+                "as_of": release.as_of.isoformat(),
+                "complete_through": release.complete_through.isoformat(),
+                "synthetic": release.synthetic,
+            }
+            kind: SliceKind = "tabulation" if grant.level == Level.AGGREGATE else "slice"
+            about["slice"] = slice_id(release, grant, kind)
+            with contextlib.suppress(SliceBuilding, WorkbenchError):
+                ready = await self._slice(caller, grant, kind, patience=0.0)
+                about["fitness"] = ready.slice.fitness
+        return about
+
+    async def tables(self, caller: Caller, *, wait: bool = False) -> dict[str, Any]:
+        """The slice's dictionary: tables with grain, meaning, rows and columns, and what the slice is fit for."""
+        grant = self.permit(caller)
+        ready = await self._slice(caller, grant, "slice", wait=wait)
+        names = ("grain", "about", "rows")
+        tables = {
+            name: {key: entry.get(key) for key in names}
+            | {
+                "columns": [
+                    {key: column[key] for key in ("name", "type", "means")} for column in entry["columns"]
+                ]
+            }
+            for name, entry in ready.slice.manifest["tables"].items()
+        }
+        return {"slice": ready.slice.id, "fitness": ready.slice.fitness, "tables": tables}
+
+    def query_state(self, caller: Caller, query: str) -> dict[str, Any]:
+        """How one of the caller's own queries ended: running, answered, failed or cancelled, and why."""
+        state = self._queries.get(query)
+        if state is None or state["user"] != caller.user:
+            raise WorkbenchError("There is no such query of yours.", code="unknown-query", http_status=404)
+        return {"query": query, **{name: value for name, value in state.items() if name != "user"}}
+
+    def audit_events(self, groups: frozenset[str] | None, **filters: Any) -> list[dict[str, Any]]:
+        """The audit log, for auditors (groups None: the operator). Raises NotAnAuditor."""
+        if groups is not None and AUDITORS not in groups:
+            raise NotAnAuditor("The audit log is for auditors.", hint=f"The group {AUDITORS} gives access.")
+        return events(self.state.engine, **filters)
+
+    async def bind(
+        self,
+        *,
+        server: str,
+        user: str,
+        grant: str,
+        purpose: str,
+        kind: str,
+        token_sha256: str | None = None,
+        expires_in: float | None = None,
+    ) -> tuple[Binding, str | None]:
+        """Records a server's grant, purpose and token, if the user may have them. Raises GrantRefused, BindingRefused."""
+        if kind not in KINDS:
+            raise BindingRefused("There is no such kind of server.", hint=f"Kinds are: {', '.join(KINDS)}.")
+        said = {"user": user, "grant": grant, "purpose": purpose, "channel": CHANNELS[kind], "server": server}
+        try:
+            groups = await self.directory.groups(user)
+            self.grants().require(grant, groups, purpose=purpose, channel=CHANNELS[kind])
+            release = None
+            with contextlib.suppress(UnknownRelease):
+                release = open_release(self.settings.lake).id
+        except WorkbenchError as refusal:
+            await self._record("binding-refused", **said, **_why(refusal))
+            raise
+        await self._record("bound", **said, release=release)
+        return await asyncio.to_thread(
+            lambda: self.bindings.add(
+                kind=kind, server=server, user=user, grant=grant, purpose=purpose, release=release,
+                token_sha256=token_sha256, expires_in=expires_in,
+            )
+        )  # fmt: skip
+
+    async def unbind(self, binding: Binding, reason: str) -> None:
+        """Forgets a binding."""
+        said = {
+            "user": binding.user,
+            "grant": binding.grant,
+            "purpose": binding.purpose,
+            "server": binding.server,
+        }
+        await self._record("unbound", **said, reason=reason)
+        await asyncio.to_thread(self.bindings.remove, binding.id)
+
+    async def start_build(self, caller: Caller, *, wait: bool = False) -> Slice:
+        """The slice (of an aggregate grant: its tabulation base), built now if it is not there. Raises SliceBuilding."""
+        grant = self.permit(caller)
+        kind: SliceKind = "tabulation" if grant.level == Level.AGGREGATE else "slice"
+        return (await self._slice(caller, grant, kind, wait=wait)).slice
+
+    async def _admit(self, sql: str, tables: Mapping[str, tuple[str, ...]]) -> gate.Admitted:
+        if len(sql) < LONG_STATEMENT:
+            return gate.admit(sql, tables, mark=self.audit.mark)
+        return await asyncio.to_thread(gate.admit, sql, tables, mark=self.audit.mark)
+
+    async def _slice(
+        self,
+        caller: Caller,
+        grant: Grant,
+        kind: SliceKind,
+        *,
+        wait: bool = False,
+        patience: float = QUICK_BUILD_SECONDS,
+    ) -> _Ready:
+        """The slice, from the lake or from a build in the background. Raises SliceBuilding, DiskFull, BuildFailed."""
+        release = self.release(caller)
+        id = slice_id(release, grant, kind)
+        ready = self._ready.get(id)
+        if ready is not None and (ready.slice.path / "manifest.json").exists():
+            return ready
+        try:
+            found = open_slice(self.settings.lake, id)
+        except UnknownSlice:
+            found = await self._built(release, grant, kind, id, wait, patience)
+        self._ready[id] = ready = _mounted(found, kind)
+        return ready
+
+    async def _built(
+        self, release: Release, grant: Grant, kind: SliceKind, id: str, wait: bool, patience: float
+    ) -> Slice:
+        build = self._builds.get(id)
+        if build is None:
+            build = self._builds[id] = self._start_build(release, grant, kind, id)
+        await asyncio.wait([build.task], timeout=None if wait else patience)
+        if not build.task.done():
+            raise SliceBuilding(build.step, build.done)
+        self._builds.pop(id, None)
+        return build.task.result()
+
+    def _start_build(self, release: Release, grant: Grant, kind: SliceKind, id: str) -> _Build:
+        make = ensure if kind == "slice" else ensure_tabulation
+
+        async def work() -> Slice:
+            said = {"grant": grant.name, "release": release.id, "slice": id, "user": "broker"}
+            try:
+                await self._record("slice-building", **said, detail=kind)
+                found = await asyncio.to_thread(make, release, grant, self.vault, self.settings.lake, report)
+            except WorkbenchError as error:
+                await self._record("slice-failed", **said, **_why(error))
+                raise
+            rows = sum(int(entry.get("rows") or 0) for entry in found.manifest["tables"].values())
+            await self._record("slice-built", **said, rows=rows)
+            return found
+
+        def report(step: str, done: int, total: int) -> None:
+            build.step, build.done = step, round(done / total, 3) if total else 0.0
+
+        build = _Build(asyncio.create_task(work()))
+        build.task.add_done_callback(lambda task: task.cancelled() or task.exception())
+        return build
+
+    def _organisation(self, grant: Grant) -> str:
+        registry = self.grants().registry
+        names = [registry.name(organisation) for organisation in grant.organisation.ids]
+        return ", ".join(names) or "State of California"
+
+    async def _record(self, event: str, **said: Any) -> None:
+        future: Future[None] = self.audit.submit(event, **said)
+        await asyncio.wrap_future(future)
+
+    def _remember(self, query: str, state: dict[str, Any]) -> None:
+        self._queries[query] = state
+        while len(self._queries) > REMEMBERED_QUERIES:
+            self._queries.popitem(last=False)
+
+
+def _mounted(found: Slice, kind: SliceKind) -> _Ready:
+    tables = (
+        {name: tuple(column[0] for column in columns) for name, columns in found.tables().items()}
+        if kind == "slice"
+        else {}
+    )
+    parts = {
+        name: tuple(str(Path(p)) for p in entry["parts"]) for name, entry in found.manifest["tables"].items()
+    }
+    mode = "query" if kind == "slice" else "tabulate"
+    return _Ready(found, tables, Mount(found.id, found.path, mode, parts))
+
+
+def _who(caller: Caller) -> dict[str, Any]:
+    return {
+        "user": caller.user,
+        "grant": caller.grant,
+        "purpose": caller.purpose,
+        "channel": caller.channel,
+        "server": caller.server or None,
+    }
+
+
+def _why(error: WorkbenchError) -> dict[str, str]:
+    return {"code": error.code, "reason": error.reason}
+
+
+def _outcome(error: BaseException | None) -> tuple[str, dict[str, str]]:
+    if error is None:
+        return "answered", {}
+    if isinstance(error, WorkbenchError):
+        return "failed", _why(error)
+    if isinstance(error, asyncio.CancelledError | GeneratorExit):
+        return "cancelled", {"code": "cancelled", "reason": "The caller went away."}
+    return "failed", {"code": "broker-error", "reason": type(error).__name__}
+
+
+def _ms(started: float) -> float:
+    return round((time.perf_counter() - started) * 1000, 1)

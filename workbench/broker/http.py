@@ -1,0 +1,183 @@
+"""What the broker's two HTTP applications share: bodies, errors as JSON, Arrow answers that end with their caller."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import traceback
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.types import Message, Receive, Scope, Send
+
+from workbench.broker.core import Answer, SliceBuilding
+from workbench.broker.pool import Busy
+from workbench.errors import WorkbenchError
+
+ARROW_STREAM = "application/vnd.apache.arrow.stream"
+MAX_BODY = 2 << 20
+"""Bytes of a request's body; the gate's own limit is far below."""
+
+_log = logging.getLogger("workbench.broker")
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+class BadRequest(WorkbenchError):
+    """The request is not what this path takes."""
+
+    code = "bad-request"
+
+
+class _CallerGone(Exception):
+    """The caller closed the connection."""
+
+
+async def body_of(request: Request) -> dict[str, Any]:
+    """The request's JSON object. Raises BadRequest."""
+    raw = bytearray()
+    async for chunk in request.stream():
+        raw += chunk
+        if len(raw) > MAX_BODY:
+            raise BadRequest("The request is too long.", code="too-long", http_status=413)
+    try:
+        value = json.loads(raw)
+    except (ValueError, RecursionError):
+        raise BadRequest("The request is not JSON.", hint="Send a JSON object.") from None
+    if not isinstance(value, dict):
+        raise BadRequest("The request is not a JSON object.", hint="Send a JSON object.")
+    return value
+
+
+def text_of(body: dict[str, Any], name: str) -> str:
+    """A text of the request. Raises BadRequest."""
+    value = body.get(name)
+    if not isinstance(value, str) or not value:
+        raise BadRequest(f"The request needs a text {name!r}.")
+    return value
+
+
+def spec_of(body: dict[str, Any]) -> dict[str, Any]:
+    """The tabulation that `{"table": …, "params": {…}}` asks for. Raises BadRequest."""
+    params = body.get("params") or {}
+    if not isinstance(params, dict):
+        raise BadRequest("The parameters of a table are an object.")
+    return {"table": text_of(body, "table"), **{str(k): v for k, v in params.items() if v is not None}}
+
+
+def error_response(error: WorkbenchError) -> Response:
+    """`{"code", "reason", "hint"}` with the error's status; 202 and 429 say when to come again."""
+    content: dict[str, Any] = dict(error.as_json())
+    headers = {}
+    if isinstance(error, SliceBuilding):
+        content["progress"] = {"step": error.step, "done": error.done}
+        headers["Retry-After"] = "1"
+    elif isinstance(error, Busy):
+        headers["Retry-After"] = str(error.retry_after)
+    elif error.http_status == 503:
+        headers["Retry-After"] = "2"
+    elif error.http_status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    return JSONResponse(content, error.http_status, headers)
+
+
+def failure_response(error: Exception) -> Response:
+    """What a caller learns of a fault of the broker: nothing but that. The log gets the places, no values."""
+    places = " < ".join(
+        f"{f.name}:{f.lineno}" for f in reversed(traceback.extract_tb(error.__traceback__)[-6:])
+    )
+    _log.error("%s in %s", type(error).__name__, places)
+    content = {
+        "code": "broker-error",
+        "reason": "The broker failed on this request.",
+        "hint": "Tell your operator.",
+    }
+    return JSONResponse(content, 500)
+
+
+def answering(handler: Handler) -> Handler:
+    """The handler, with its errors as JSON."""
+
+    async def answer(request: Request) -> Response:
+        try:
+            return await handler(request)
+        except WorkbenchError as error:
+            return error_response(error)
+        except Exception as error:
+            return failure_response(error)
+
+    return answer
+
+
+class ArrowEndpoint:
+    """A path that answers with an Arrow stream. What it holds is given back as soon as the caller is gone."""
+
+    def __init__(self, ask: Callable[[Request], Awaitable[Answer]]):
+        self._ask = ask
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers one request; before the first byte with a status, afterwards by cutting the stream off."""
+        started = False
+
+        async def telling(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        request = Request(scope, receive)
+        try:
+            body = await body_of(request)
+            scope["body"] = body
+            async with _while_caller_listens(receive):
+                answer = await self._ask(request)
+                await _stream(answer, telling)
+        except _CallerGone:
+            return
+        except WorkbenchError as error:
+            if not started:
+                await error_response(error)(scope, receive, send)
+        except Exception as error:
+            response = failure_response(error)
+            if not started:
+                await response(scope, receive, send)
+
+
+async def _stream(answer: Answer, send: Send) -> None:
+    headers = {"content-type": ARROW_STREAM, "cache-control": "no-store", **answer.headers}
+    raw = [(name.lower().encode(), value.encode("latin-1", "replace")) for name, value in headers.items()]
+    try:
+        await send({"type": "http.response.start", "status": 200, "headers": raw})
+        async for chunk in answer.chunks:
+            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+    finally:
+        await answer.chunks.aclose()  # type: ignore[attr-defined]
+
+
+@contextlib.asynccontextmanager
+async def _while_caller_listens(receive: Receive) -> AsyncIterator[None]:
+    """Cancels the block when the caller closes the connection, and raises _CallerGone in its place."""
+    task = asyncio.current_task()
+    assert task is not None
+    gone = False
+
+    async def watch() -> None:
+        nonlocal gone
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        gone = True
+        task.cancel()
+
+    watcher = asyncio.create_task(watch())
+    try:
+        yield
+    except asyncio.CancelledError:
+        if gone:
+            task.uncancel()
+            raise _CallerGone from None
+        raise
+    finally:
+        watcher.cancel()

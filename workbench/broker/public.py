@@ -1,0 +1,115 @@
+"""The application behind each server's own socket: what a kernel, an app or a report may ask."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from workbench.broker.bindings import Binding, TokenRefused
+from workbench.broker.core import Answer, Broker, Caller
+from workbench.broker.http import ArrowEndpoint, answering, body_of, spec_of, text_of
+from workbench.errors import WorkbenchError
+
+
+def public_app(broker: Broker) -> Starlette:
+    """The paths of a binding's socket. The binding stands in the ASGI scope, put there by the socket's listener."""
+
+    async def caller_of(request: Request) -> Caller:
+        """Socket, record, token, the Hub and the user's groups of this moment must agree."""
+        binding: Binding = request.scope["binding"]
+        token = binding.check(_token(request))
+        if (
+            binding.kind == "server"
+            and broker.directory.knows_tokens
+            and await broker.directory.owner(token) != binding.user
+        ):
+            raise TokenRefused(
+                "The Hub does not know this token as yours.", hint="Stop this server and start it again."
+            )
+        return Caller.of(binding, await broker.directory.groups(binding.user))
+
+    async def whoami(request: Request) -> Response:
+        return JSONResponse(await broker.whoami(await caller_of(request)))
+
+    async def grants(request: Request) -> Response:
+        caller = await caller_of(request)
+        return JSONResponse({"grants": decisions(broker, caller.groups or frozenset())})
+
+    async def tables(request: Request) -> Response:
+        return JSONResponse(await broker.tables(await caller_of(request)))
+
+    async def table(request: Request) -> Response:
+        found = await broker.tables(await caller_of(request))
+        name = request.path_params["table"]
+        if name not in found["tables"]:
+            hint = f"It holds: {', '.join(found['tables'])}."
+            raise WorkbenchError(
+                "The slice has no such table.", hint=hint, code="unknown-table", http_status=404
+            )
+        return JSONResponse({"table": name, **found["tables"][name]})
+
+    async def query(request: Request) -> Answer:
+        return await broker.query(await caller_of(request), text_of(request.scope["body"], "sql"))
+
+    async def query_state(request: Request) -> Response:
+        return JSONResponse(broker.query_state(await caller_of(request), request.path_params["query"]))
+
+    async def tabulate(request: Request) -> Response:
+        caller = await caller_of(request)
+        return JSONResponse(await broker.tabulate(caller, spec_of(await body_of(request))))
+
+    async def audit(request: Request) -> Response:
+        caller = await caller_of(request)
+        found = broker.audit_events(caller.groups or frozenset(), **audit_filters(request))
+        return JSONResponse({"events": found})
+
+    return Starlette(
+        routes=[
+            Route("/whoami", answering(whoami)),
+            Route("/grants", answering(grants)),
+            Route("/tables", answering(tables)),
+            Route("/tables/{table}", answering(table)),
+            Route("/query", ArrowEndpoint(query), methods=["POST"]),
+            Route("/queries/{query}", answering(query_state)),
+            Route("/tabulate", answering(tabulate), methods=["POST"]),
+            Route("/audit", answering(audit)),
+        ]
+    )
+
+
+def decisions(broker: Broker, groups: frozenset[str]) -> list[dict[str, Any]]:
+    """Every grant with whether it is open to these groups and why; the open ones first."""
+    found = [
+        {
+            "grant": d.grant.name,
+            "title": d.grant.title,
+            "level": str(d.grant.level),
+            "purposes": [str(purpose) for purpose in d.grant.purposes],
+            "channels": [str(channel) for channel in d.grant.channels],
+            "valid_until": d.grant.valid_until.isoformat(),
+            "allowed": d.allowed,
+            "reason": d.reason,
+            "hint": d.hint,
+            "code": d.code,
+        }
+        for d in broker.decisions(groups)
+    ]
+    return sorted(found, key=lambda d: (not d["allowed"], d["grant"]))
+
+
+def audit_filters(request: Request) -> dict[str, Any]:
+    """user, grant, since and limit of a request for the audit log."""
+    query = request.query_params
+    filters: dict[str, Any] = {name: query[name] for name in ("user", "grant", "since") if query.get(name)}
+    if query.get("limit", "").isdigit():
+        filters["limit"] = min(int(query["limit"]), 100_000)
+    return filters
+
+
+def _token(request: Request) -> str | None:
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    return token.strip() if scheme.lower() in ("bearer", "token") and token else None
