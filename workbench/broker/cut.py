@@ -140,6 +140,8 @@ class Cutter:
             self.claims()
         source = f"{self._rows(table, cut)} s JOIN permitted p ON p.member_id = s.member_id"
         fates = []
+        if table == "measure_event" and self._basis != "both":
+            fates.append(f"CASE WHEN s.basis <> '{self._basis}' THEN '{OTHER_BASIS}' END")
         if self.own_period and cut.day is not None and table not in HEADERS:
             fates.append(f"CASE WHEN NOT {self._in_span(cut.day)} THEN '{OUTSIDE}' END")
         if self.own_period and cut.own_only:
@@ -151,8 +153,6 @@ class Cutter:
             fates.append(
                 f"CASE WHEN s.{column} IS NOT NULL THEN {unknown} END" if cut.claim_may_be_empty else unknown
             )
-        if table == "measure_event" and self._basis != "both":
-            fates.append(f"CASE WHEN s.basis <> '{self._basis}' THEN '{OTHER_BASIS}' END")
         return Selection(source, f"coalesce({', '.join(fates)})" if fates else "NULL::VARCHAR")
 
     def removed(self, table: str) -> dict[str, int]:

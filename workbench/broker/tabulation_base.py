@@ -58,9 +58,13 @@ def build_base(
     cutter = Cutter(con, release, grant, excluded=(), basis="both")
     months = cutter.select("member_month")
     con.execute(
-        "CREATE TEMP TABLE person AS SELECT m.member_id, row_number() OVER (ORDER BY random())::INTEGER AS person, "
+        "CREATE TEMP TABLE drawn AS SELECT m.member_id, random() AS draw, "
         f"coalesce(m.race, '{UNKNOWN}') AS race, coalesce(m.sex, 'U') AS sex "
         f"FROM {release.relation('member')} m SEMI JOIN permitted p ON p.member_id = m.member_id"
+    )
+    con.execute(
+        "CREATE TEMP TABLE person AS SELECT member_id, race, sex, "
+        "row_number() OVER (ORDER BY draw, member_id)::INTEGER AS person FROM drawn"
     )
     progress("people", 1, 3)
     person_year = (

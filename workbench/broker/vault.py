@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 import sqlalchemy as sa
 
 from workbench.broker.state import State, metadata
+from workbench.errors import WorkbenchError
 
 TOKEN_BYTES = 16
 BATCH = 500_000
@@ -36,6 +37,13 @@ parts = sa.Table(
 )
 
 _SCHEMA = pa.schema([("original", pa.string()), ("token", pa.binary(TOKEN_BYTES))])
+
+
+class VaultDamaged(WorkbenchError):
+    """The database counts a part that is not there."""
+
+    code = "vault-damaged"
+    http_status = 503
 
 
 class Vault:
@@ -82,6 +90,11 @@ class Vault:
             files = [str(self._folder / file) for file in connection.scalars(query)]
         if not files:
             return "(SELECT NULL::VARCHAR AS original, NULL::VARCHAR AS token WHERE false)"
+        if not all(Path(file).is_file() for file in files):
+            raise VaultDamaged(
+                "A part of the token vault is missing: no slice with tokens can be built.",
+                hint="Restore the state folder's vault from its backup; new tokens would break the agreements' old ones.",
+            )
         quoted = ", ".join("'" + file.replace("'", "''") + "'" for file in files)
         return f"(SELECT original, lower(hex(token)) AS token FROM read_parquet([{quoted}]))"
 
