@@ -114,15 +114,15 @@ def _patiently(send: Callable[[], http.client.HTTPResponse]) -> http.client.HTTP
 
 
 def _building(body: Mapping[str, Any]) -> str:
-    progress = body.get("progress")
+    """Words for a build's progress: its step and, where known, how far it is (0 to 1)."""
+    told = body.get("progress")
+    progress = told if isinstance(told, Mapping) else body
     text = "The slice of this grant is being built (once for each release)"
-    if not isinstance(progress, Mapping):
-        return text
     step, done = progress.get("step"), progress.get("done")
     if isinstance(step, str) and step:
         text += f": {step}"
     if isinstance(done, int | float):
-        text += f" {min(max(float(done), 0.0), 1.0):.0%}"
+        text += f", {min(max(float(done), 0.0), 1.0):.0%}"
     return text
 
 
