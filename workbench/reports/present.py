@@ -7,77 +7,102 @@ grant, but it is a page that gets passed on, so that no cell of it stands for 1 
 from __future__ import annotations
 
 import html
-from collections.abc import Mapping, Sequence
+from base64 import b64encode
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from workbench.deid.disclosure import THRESHOLD, Line, suppress
 
 MARK = "not shown"
+OTHERS = "others"
+"""The code of the row that puts together what cannot be shown apart."""
 SYNTHETIC = "SYNTHETIC DATA"
-HIDDEN_NOTE = (
-    f"“{MARK}”: a count in the row, of the people in it, with or without follow-up, stands for 1 to {THRESHOLD - 1} people, or "
-    "would let one compute such a count (CalHHS De-Identification Guidelines, line rule over all tables of this page)."
+SMALL_NOTE = (
+    f"Rows in which a count would stand for 1 to {THRESHOLD - 1} people, or would let one compute such a count, are put together "
+    f"or “{MARK}” (CalHHS De-Identification Guidelines, line rule over all tables of this page)."
 )
+Codes = Mapping[str, Sequence[str]]
+Quantities = Callable[[pd.DataFrame], list[int]]
 
 
-def rate_tables(events: pd.DataFrame, by: Mapping[str, Sequence[str]]) -> dict[str, pd.DataFrame]:
+def rate_tables(events: pd.DataFrame, by: Codes) -> dict[str, pd.DataFrame]:
     """Events and follow-up, in total (key "total") and by each column of `by`, whose codes are given in their order.
 
     `events` has one row per counted event: member_id, met_7d, met_30d and the columns of `by`. Each table has one row
-    per code: code, events, people, met_7d, met_30d (events), rate_7d, rate_30d (0 to 1, none without events), hidden.
-    A hidden row has no numbers. The tables share their total and are hidden together.
+    per code that has events: code, events, people, met_30d, rate_30d, met_7d, rate_7d (events, rates 0 to 1), hidden,
+    hidden_7d, `codes` (what the row stands for: several in the row OTHERS). Hidden numbers are empty. The tables
+    share their total and are hidden together.
     """
-    met_7d, met_30d = events["met_7d"].astype(bool), events["met_30d"].astype(bool)
-    member = events["member_id"]
-    sets = [met_7d | True, met_7d, met_30d, ~met_7d, ~met_30d, met_30d & ~met_7d]
-    cells, lines = _cells(by)
-    chosen = [_rows_of(events, cell) for cell in cells]
-    people = np.array([[member[rows & part].nunique() for rows in chosen] for part in sets], dtype=np.int64)
-    hidden = suppress(people, lines)
-    table = pd.DataFrame(
-        [
+    events = events.assign(met_7d=events["met_7d"].astype(bool), met_30d=events["met_30d"].astype(bool))
+    cells = _merged(events, _cells(by), _people_30d)
+    hidden = _hidden(events, cells, _people_30d)
+    hidden_7d = hidden | _hidden(events, cells, _people_7d)
+    rows = []
+    for cell, out, out_7d in zip(cells, hidden, hidden_7d, strict=True):
+        part = cell.rows(events)
+        rows.append(
             {
-                "by": cell[0],
-                "code": cell[1],
-                "events": int(rows.sum()),
-                "people": int(people[0, number]),
-                "met_7d": int((rows & met_7d).sum()),
-                "met_30d": int((rows & met_30d).sum()),
-                "hidden": bool(hidden[number]),
+                "by": cell.column,
+                "code": cell.code,
+                "codes": cell.codes,
+                "events": len(part),
+                "people": part["member_id"].nunique(),
+                "met_30d": int(part["met_30d"].sum()),
+                "met_7d": int(part["met_7d"].sum()),
+                "hidden": bool(out),
+                "hidden_7d": bool(out_7d),
             }
-            for number, (cell, rows) in enumerate(zip(cells, chosen, strict=True))
-        ]
-    )
-    for window in ("7d", "30d"):
-        table[f"rate_{window}"] = table[f"met_{window}"] / table["events"].where(table["events"] > 0)
-    return _split(table, ["events", "people", "met_7d", "met_30d", "rate_7d", "rate_30d"])
+        )
+    table = pd.DataFrame(rows)
+    table = table[(table["events"] > 0) | (table["by"] == "total")]
+    for window, mask in (("30d", "hidden"), ("7d", "hidden_7d")):
+        rate = table[f"met_{window}"] / table["events"].where(table["events"] > 0)
+        table[f"rate_{window}"] = rate.astype("Float64").mask(table[mask])
+        table[f"met_{window}"] = table[f"met_{window}"].astype("Float64").mask(table[mask])
+    for column in ("events", "people"):
+        table[column] = table[column].astype("Float64").mask(table["hidden"])
+    return _split(table)
 
 
-def people_tables(groups: pd.DataFrame, by: Mapping[str, Sequence[str]]) -> dict[str, pd.DataFrame]:
-    """People and member months, in total and by each column of `by`; one row per code, hidden together.
+def people_tables(groups: pd.DataFrame, by: Codes) -> dict[str, pd.DataFrame]:
+    """People and member months, in total and by each column of `by`; hidden together, as in `rate_tables`.
 
     `groups` has disjoint groups of people: people, member_months and the columns of `by`.
     """
-    cells, lines = _cells(by)
-    chosen = [_rows_of(groups, cell) for cell in cells]
-    people = np.array([[int(groups.loc[rows, "people"].sum()) for rows in chosen]], dtype=np.int64)
-    hidden = suppress(people, lines)
-    table = pd.DataFrame(
-        [
+    cells = _merged(groups, _cells(by), _people)
+    hidden = _hidden(groups, cells, _people)
+    rows = []
+    for cell, out in zip(cells, hidden, strict=True):
+        part = cell.rows(groups)
+        rows.append(
             {
-                "by": cell[0],
-                "code": cell[1],
-                "people": int(people[0, number]),
-                "member_months": int(groups.loc[rows, "member_months"].sum()),
-                "hidden": bool(hidden[number]),
+                "by": cell.column,
+                "code": cell.code,
+                "codes": cell.codes,
+                "people": int(part["people"].sum()),
+                "member_months": int(part["member_months"].sum()),
+                "hidden": bool(out),
             }
-            for number, (cell, rows) in enumerate(zip(cells, chosen, strict=True))
-        ]
-    )
-    return _split(table, ["people", "member_months"])
+        )
+    table = pd.DataFrame(rows)
+    table = table[(table["people"] > 0) | (table["by"] == "total")]
+    for column in ("people", "member_months"):
+        table[column] = table[column].astype("Float64").mask(table["hidden"])
+    return _split(table)
+
+
+def mostly_small(events: pd.DataFrame, column: str, codes: Sequence[str]) -> bool:
+    """Whether more than half of the codes that have events could not be shown: then a coarser column serves better."""
+    events = events.assign(met_30d=events["met_30d"].astype(bool))
+    cells = _cells({column: codes})
+    hidden = _hidden(events, cells, _people_30d)[1:]
+    filled = np.array([len(cell.rows(events)) > 0 for cell in cells[1:]], dtype=bool)
+    return bool((hidden & filled).sum() * 2 > filled.sum())
 
 
 def small_hidden(counts: pd.DataFrame, column: str) -> pd.DataFrame:
@@ -88,25 +113,63 @@ def small_hidden(counts: pd.DataFrame, column: str) -> pd.DataFrame:
     return out
 
 
-def _cells(by: Mapping[str, Sequence[str]]) -> tuple[list[tuple[str, str]], list[Line]]:
-    cells = [("total", "total")]
-    lines = []
-    for column, codes in by.items():
-        first = len(cells)
-        cells += [(column, str(code)) for code in codes]
-        lines.append(Line(tuple(range(first, len(cells))), 0))
-    return cells, lines
+@dataclass(frozen=True)
+class _Cell:
+    """A row of a table: the codes of a column that it stands for; the column `total` stands for all."""
+
+    column: str
+    code: str
+    codes: tuple[str, ...]
+
+    def rows(self, frame: pd.DataFrame) -> pd.DataFrame:
+        return frame if self.column == "total" else frame[frame[self.column].isin(self.codes)]
 
 
-def _rows_of(frame: pd.DataFrame, cell: tuple[str, str]) -> pd.Series[bool]:
-    column, code = cell
-    if column == "total":
-        return pd.Series(True, index=frame.index)
-    return frame[column].astype(str) == code
+def _cells(by: Codes) -> list[_Cell]:
+    parts = [_Cell(column, str(code), (str(code),)) for column, codes in by.items() for code in codes]
+    return [_Cell("total", "total", ()), *parts]
 
 
-def _split(table: pd.DataFrame, numbers: Sequence[str]) -> dict[str, pd.DataFrame]:
-    table[list(numbers)] = table[list(numbers)].astype("Float64").mask(table["hidden"])
+def _people(part: pd.DataFrame) -> list[int]:
+    return [int(part["people"].sum())]
+
+
+def _people_30d(part: pd.DataFrame) -> list[int]:
+    """The people whom the 30-day numbers of a row show or let one compute."""
+    member, met = part["member_id"], part["met_30d"]
+    return [member.nunique(), member[met].nunique(), member[~met].nunique()]
+
+
+def _people_7d(part: pd.DataFrame) -> list[int]:
+    """The same for both windows together: the step from one to the other is people too."""
+    member, first, second = part["member_id"], part["met_7d"], part["met_30d"]
+    sets = (first, ~first, second & ~first)
+    return [*_people_30d(part), *(member[one].nunique() for one in sets)]
+
+
+def _hidden(frame: pd.DataFrame, cells: Sequence[_Cell], quantities: Quantities) -> npt.NDArray[np.bool_]:
+    counts = np.array([quantities(cell.rows(frame)) for cell in cells], dtype=np.int64).T
+    numbers: dict[str, list[int]] = {}
+    for number, cell in enumerate(cells):
+        if cell.column != "total":
+            numbers.setdefault(cell.column, []).append(number)
+    return suppress(counts, [Line(tuple(parts), 0) for parts in numbers.values()])
+
+
+def _merged(frame: pd.DataFrame, cells: Sequence[_Cell], quantities: Quantities) -> list[_Cell]:
+    """The cells with those that cannot be shown put together, one row OTHERS a column, last in its column."""
+    hidden = _hidden(frame, cells, quantities)
+    out = [cells[0]]
+    for column in dict.fromkeys(cell.column for cell in cells[1:]):
+        mine = [(cell, bool(gone)) for cell, gone in zip(cells, hidden, strict=True) if cell.column == column]
+        together = tuple(cell.code for cell, gone in mine if gone)
+        out += [cell for cell, gone in mine if not gone]
+        if together:
+            out.append(_Cell(column, OTHERS, together))
+    return out
+
+
+def _split(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
     return {
         str(name): part.drop(columns="by").reset_index(drop=True)
         for name, part in table.groupby("by", sort=False)
@@ -143,16 +206,14 @@ def sheet(
     )
 
 
-def figure(svg: str, *, alt: str, note: str = "") -> str:
-    """A plot as an embedded picture."""
-    import base64
-
-    picture = base64.b64encode(svg.encode()).decode()
-    caption = f"<figcaption>{_t(note)}</figcaption>" if note else ""
-    return (
-        f'<figure class="plot"><img alt="{html.escape(alt, quote=True)}" src="data:image/svg+xml;base64,{picture}">'
-        f"{caption}</figure>"
+def figure(wide_svg: str, phone_svg: str, *, alt: str) -> str:
+    """A plot as embedded pictures, one for a desk and one for a phone: the style sheet shows the one that fits."""
+    words = html.escape(alt, quote=True)
+    pictures = "".join(
+        f'<img class="{kind}" alt="{words}" src="data:image/svg+xml;base64,{b64encode(svg.encode()).decode()}">'
+        for kind, svg in (("wide", wide_svg), ("phone", phone_svg))
     )
+    return f'<figure class="plot">{pictures}</figure>'
 
 
 def note(text: str) -> str:
