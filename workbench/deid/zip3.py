@@ -31,13 +31,14 @@ RESTRICTED_2000 = frozenset(
 )
 """20,000 people or fewer by the 2000 Census. Source: HHS, Guidance Regarding Methods for De-identification (2012)."""
 
-RESTRICTED_2010 = frozenset(
-    ["036", "059", "102", "203", "205", "369", "556", "692", "821", "823", "878", "879", "884", "893"]
-)
+RESTRICTED_2010 = frozenset("036 059 102 203 205 369 556 692 821 823 878 879 884 893".split())
 """The same by the 2010 Census. Source: public tabulations of Census ZCTA populations, five of which agree."""
 
-RESTRICTED = RESTRICTED_2000 | RESTRICTED_2010
-"""Both lists together: what either Census calls small is small."""
+NO_RESIDENTS_2010 = frozenset("202 204 753 772".split())
+"""ZIP3s that such a tabulation finds with hardly any residents and the lists in use leave out: restricted, too."""
+
+RESTRICTED = RESTRICTED_2000 | RESTRICTED_2010 | NO_RESIDENTS_2010
+"""All lists together: what either Census calls small is small."""
 
 _NO_RESIDENTS = frozenset({"901", "909", "929", "938", "942"})
 """California prefixes with few or no residents (post boxes, government) or out of use. Unverified; leaving out is safe."""
