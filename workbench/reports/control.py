@@ -1,7 +1,7 @@
 """The way to the broker's control socket: a short-lived binding for one report run.
 
-Only the operator's uid reaches that socket. Where no broker service runs, one is started for the run and ended after
-it, so that a command and the scheduler go the same way.
+Only the operator's uid reaches that socket. Where no broker service runs, one runs in this process for as long
+as it is needed, so that a command and the scheduler go the same way.
 """
 
 from __future__ import annotations
@@ -9,24 +9,16 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
-import os
-import signal
 import socket
-import subprocess
-import sys
-import tempfile
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from workbench.errors import WorkbenchError
 from workbench.reports.unix import UnixConnection
-from workbench.settings import PROJECT, Settings
+from workbench.settings import Settings
 
-START_SECONDS = 30.0
-"""How long a broker may take until it answers."""
 ANSWER_SECONDS = 60.0
 SOCKET = Path("control") / "control.sock"
 
@@ -73,42 +65,17 @@ class Control:
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
-        """Uses the broker that runs, or one of its own for as long as the block lasts. Raises BrokerDown."""
+        """Uses the broker that runs, or one of this process for as long as the block lasts.
+
+        Raises StateLocked or SandboxUnavailable where there can be none.
+        """
         if self.answers():
             yield
             return
-        environment = {
-            **os.environ,
-            "WORKBENCH_LAKE": str(self._settings.lake),
-            "WORKBENCH_STATE": str(self._settings.state),
-            "WORKBENCH_RUN": str(self._settings.run),
-            "WORKBENCH_GRANTS": str(self._settings.grants),
-            "WORKBENCH_DATABASE_URL": self._settings.database_url,
-        }
-        with tempfile.TemporaryFile() as log:
-            child = subprocess.Popen(
-                [sys.executable, "-m", "workbench.broker.service"],
-                env=environment,
-                cwd=PROJECT,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-            )
-            try:
-                self._await(child, log)
-                yield
-            finally:
-                _end(child)
+        from workbench.broker.service import running
 
-    def _await(self, child: subprocess.Popen[bytes], log: IO[bytes]) -> None:
-        deadline = time.monotonic() + START_SECONDS
-        while time.monotonic() < deadline:
-            if child.poll() is not None:
-                raise BrokerDown("The broker did not start.", hint=_last_words(log))
-            if self.answers():
-                return
-            time.sleep(0.02)
-        raise BrokerDown("The broker did not start in time.", hint="Run `workbench up` and look at its log.")
+        with running(self._settings):
+            yield
 
     @contextlib.contextmanager
     def binding(self, *, server: str, user: str, grant: str, purpose: str, seconds: int) -> Iterator[Binding]:
@@ -156,21 +123,3 @@ class Control:
                 http_status=response.status,
             )
         return dict(answer)
-
-
-def _last_words(log: IO[bytes]) -> str:
-    """The child's own refusal, if it ended in one (`workbench: …`), for the person at the command line."""
-    log.seek(0)
-    lines = log.read().decode(errors="replace").splitlines()
-    said = [line.strip() for line in lines if line.startswith("workbench: ")]
-    return said[-1].removeprefix("workbench: ") if said else "Start it with `workbench up` to see its log."
-
-
-def _end(child: subprocess.Popen[bytes]) -> None:
-    if child.poll() is None:
-        child.send_signal(signal.SIGTERM)
-        try:
-            child.wait(10)
-        except subprocess.TimeoutExpired:
-            child.kill()
-            child.wait()

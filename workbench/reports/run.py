@@ -20,7 +20,7 @@ from workbench.reports import inside
 from workbench.reports.catalogue import Catalogue, Report, UnknownOrganisation, Value
 from workbench.reports.control import Binding, Control
 from workbench.reports.history import History, Status, now
-from workbench.reports.people import people
+from workbench.reports.people import groups_of
 from workbench.reports.releases import code_version, old_release
 from workbench.reports.store import HTML, NOTEBOOK, Output, Store
 from workbench.sandbox import Limits, Sandbox, launch
@@ -83,7 +83,7 @@ def order(
 def check_authority(settings: Settings, wanted: Order) -> None:
     """The owner holds the grant now, for this purpose, on the channel of reports; raises GrantRefused or UnknownUser."""
     book = GrantBook.load(settings.grants)
-    groups = people(settings).groups(wanted.owner)
+    groups = groups_of(wanted.owner)
     book.require(wanted.grant, groups, purpose=wanted.report.purpose, channel="reports")
 
 
