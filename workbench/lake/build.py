@@ -107,10 +107,13 @@ def check_sources(
             try:
                 reader.read(file, number, stage)
             except SourceRefused as error:
-                refused.append(error)
+                if only in (None, file.path):
+                    refused.append(error)
         checks.settle(stage, derive.default_as_of(con) or date.max)
         accounts = [
-            _account(stage, file, number) for number, file in enumerate(files) if number in stage.rows
+            _account(stage, file, number)
+            for number, file in enumerate(files)
+            if number in stage.rows and only in (None, file.path)
         ]
     return accounts, refused
 

@@ -6,7 +6,7 @@ workbench.lake.apcd_layout and the data dictionary.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from workbench.lake.apcd_layout import (
@@ -154,25 +154,33 @@ _ICD_9 = (
 """Where the ICD version (MC036) is empty the day of service decides: ICD-10 from 2015-10-01, 45 CFR 162.1002(c)."""
 
 
+_DX_SYSTEM = f"CASE WHEN {_ICD_9} THEN 'ICD-9-CM' ELSE 'ICD-10-CM' END"
+_PX_SYSTEM = f"CASE WHEN {_ICD_9} THEN 'ICD-9-PCS' ELSE 'ICD-10-PCS' END"
+
+
+def _filled(elements: Sequence[str]) -> str:
+    """Place (from 1) and text of the elements that are not empty: few of many, so that little is left to do."""
+    return f"""list_filter(list_transform([{", ".join(elements)}], lambda text, i: {{'place': i, 'text': text}}),
+        lambda filled: filled.text <> '')"""
+
+
 def _diagnoses() -> str:
-    system = f"CASE WHEN {_ICD_9} THEN 'ICD-9-CM' ELSE 'ICD-10-CM' END"
-
-    def one(role: str, position: str, code: str) -> str:
-        return f"{{'role': '{role}', 'position': {position}, 'code_system': {system}, 'code': {code}}}"
-
-    others = ", ".join(f"wb_code({element})" for element in OTHER_DIAGNOSES)
-    return f"""list_filter(list_concat(
-        [{one("principal", "1", "wb_code(CDLMC037)")}],
-        list_transform([{others}], lambda code, i: {one("other", "(i + 1)::INTEGER", "code")}),
-        [{one("admitting", "1", "wb_code(CDLMC034)")}, {one("external", "1", "wb_code(CDLMC035)")}]),
+    """Principal, others 2 to 25, admitting and external cause, in the order of the elements below."""
+    last = 1 + len(OTHER_DIAGNOSES)
+    return f"""list_filter(list_transform(
+        {_filled(("CDLMC037", *OTHER_DIAGNOSES, "CDLMC034", "CDLMC035"))},
+        lambda filled: {{
+          'role': CASE WHEN filled.place = 1 THEN 'principal' WHEN filled.place <= {last} THEN 'other'
+            WHEN filled.place = {last + 1} THEN 'admitting' ELSE 'external' END,
+          'position': (CASE WHEN filled.place <= {last} THEN filled.place ELSE 1 END)::INTEGER,
+          'code_system': {_DX_SYSTEM}, 'code': wb_code(filled.text)}}),
         lambda dx: dx.code IS NOT NULL)"""
 
 
 def _procedures() -> str:
-    codes = ", ".join(f"wb_code({element})" for element in ("CDLMC093", *OTHER_ICD_PROCEDURES))
-    system = f"CASE WHEN {_ICD_9} THEN 'ICD-9-PCS' ELSE 'ICD-10-PCS' END"
-    return f"""list_filter(list_transform([{codes}], lambda code, i: {{'position': i::INTEGER,
-        'code_system': {system}, 'code': code, 'procedure_date': wb_day(CDLMC119)}}),
+    return f"""list_filter(list_transform({_filled(("CDLMC093", *OTHER_ICD_PROCEDURES))},
+        lambda filled: {{'position': filled.place::INTEGER, 'code_system': {_PX_SYSTEM},
+          'code': wb_code(filled.text), 'procedure_date': wb_day(CDLMC119)}}),
         lambda px: px.code IS NOT NULL)"""
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv as pa_csv
@@ -55,7 +56,7 @@ def _lines(path: Path, skip: int, stop: int | None) -> Iterator[pa.RecordBatch]:
         begin, end = max(skip - first, 0), len(split) if stop is None else min(len(split), stop - first)
         if begin < end:
             part = split.slice(begin, end - begin)
-            numbers = pa.array(range(first + begin - skip + 1, first + end - skip + 1), pa.int64())
+            numbers = pa.array(np.arange(first + begin, first + end) - skip + 1, pa.int64())
             text, damaged = _decode(part)
             text = pc.utf8_rtrim(text, "\r")
             yield pa.record_batch([numbers, text, damaged], schema=LINES)
@@ -79,7 +80,7 @@ def _blocks(path: Path) -> Iterator[bytes]:
 
 def _decode(part: pa.Array) -> tuple[pa.Array, pa.Array]:
     try:
-        return part.cast(pa.string()), pa.array([False] * len(part), pa.bool_())
+        return part.cast(pa.string()), pa.array(np.zeros(len(part), bool))
     except pa.ArrowInvalid:
         raw = part.to_pylist()
         text = [value.decode("utf-8", "replace") for value in raw]
