@@ -28,6 +28,6 @@ def configure(c: Any) -> None:
     if not is_demo():
         raise UnknownLogin("WORKBENCH_AUTH names no known way to log in.", hint="It can be: demo.")
     c.JupyterHub.authenticator_class = "shared-password"
-    c.SharedPasswordAuthenticator.user_password = demo.PASSWORD
+    c.SharedPasswordAuthenticator.user_password = demo.password()
     c.Authenticator.allowed_users = {person.name for person in demo.people()}
     c.JupyterHub.load_groups = {name: {"users": members} for name, members in demo.groups().items()}

@@ -8,8 +8,6 @@ from pathlib import Path
 import yaml
 
 FILE = Path(__file__).with_name("demo_users.yaml")
-PASSWORD = "workbench-demo"
-"""No secret: `make demo` prints it, and everything that it opens is invented."""
 
 
 @dataclass(frozen=True)
@@ -34,3 +32,8 @@ def groups(file: Path = FILE) -> dict[str, list[str]]:
         for group in person.groups:
             members.setdefault(group, []).append(person.name)
     return members
+
+
+def password(file: Path = FILE) -> str:
+    """The one shared password. No secret: `make demo` prints it, and everything that it opens is invented."""
+    return str(yaml.safe_load(file.read_text(encoding="utf-8"))["password"])

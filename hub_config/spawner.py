@@ -21,7 +21,7 @@ from traitlets import Integer, Unicode
 from hub_config import places
 from hub_config.control import Control, Option, SpawnRefused
 from hub_config.options import render
-from workbench.sandbox import PYTHON, Limits, Running, Sandbox, launch
+from workbench.sandbox import PYTHON, Limits, Running, Sandbox, launch, seats
 from workbench.sandbox.bwrap import start_ticks, stop
 
 PORT_INSIDE = 8888
@@ -106,9 +106,9 @@ class BwrapSpawner(Spawner):  # type: ignore[misc]
     # start, poll, stop
 
     @property
-    def seat(self) -> places.Seat:
+    def seat(self) -> seats.Seat:
         """This server's socket and record."""
-        return places.Seat(Path(self.run_folder), str(self.orm_spawner.id))
+        return seats.Seat(Path(self.run_folder), str(self.orm_spawner.id))
 
     async def start(self) -> str:
         """Binds, starts the sandbox and returns when the server inside answers."""

@@ -1,0 +1,229 @@
+"""`workbench up`: the Hub with broker and report service, and with --demo the data of the demo before it."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import fcntl
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import yaml
+
+from workbench import sandbox
+from workbench.errors import WorkbenchError
+from workbench.sandbox import seats
+from workbench.settings import PROJECT, Settings, settings
+
+START_SECONDS = 60
+STOP_SECONDS = 20
+CONFIGURATION = PROJECT / "hub_config" / "jupyterhub_config.py"
+PEOPLE = PROJECT / "hub_config" / "demo_users.yaml"
+_PR_SET_PDEATHSIG = 1
+
+
+class CannotStart(WorkbenchError):
+    """The workbench cannot start as things are."""
+
+    code = "cannot-start"
+    http_status = 503
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  workbench up --demo
+  workbench up --demo --members 5000 --port 9000
+  workbench up
+"""
+)
+@click.option(
+    "--demo", is_flag=True, help="First make the synthetic sources, a release and the demo's slices."
+)
+@click.option(
+    "--members", type=click.IntRange(1), default=20_000, show_default=True, help="Members of the demo."
+)
+@click.option("--seed", type=click.IntRange(0), default=1, show_default=True, help="Seed of the demo.")
+@click.option("--ip", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option(
+    "--port", type=click.IntRange(1, 65535), default=8000, show_default=True, help="Port to listen on."
+)
+def up(demo: bool, members: int, seed: int, ip: str, port: int) -> None:
+    """Start the Hub with broker and scheduler (what `make demo` runs), until Ctrl-C.
+
+    What is there already is not made again. Ctrl-C stops everything: Hub, proxy, services and the users' servers.
+    """
+    here = settings()
+    sandbox.available()
+    _port_is_free(ip, port)
+    with _only_one(here):
+        if demo:
+            from workbench.cli.demo_data import prepare
+
+            prepare(here, members, seed, click.echo)
+        url = f"http://{ip}:{port}"
+        with _ending_on_signals(), _hub(here, url) as hub:
+            _tell(url, demo)
+            try:
+                hub.wait()
+            except KeyboardInterrupt:
+                click.echo("\n· stopping")
+                return
+        raise CannotStart("The Hub ended by itself.", hint=f"Its log: {_log(here)}")
+
+
+def _port_is_free(ip: str, port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((ip, port))
+        except PermissionError:
+            raise CannotStart(
+                f"Port {port} needs more rights.", hint="Take one above 1023: --port 8000"
+            ) from None
+        except OSError:
+            raise CannotStart(
+                f"Port {port} of {ip} is taken.",
+                hint="Stop what listens there, or choose another: --port 8001",
+            ) from None
+
+
+@contextlib.contextmanager
+def _only_one(here: Settings) -> Iterator[None]:
+    """Holds the lock of this state folder's workbench."""
+    try:
+        here.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = (here.state / "up.lock").open("a+")
+    except OSError:
+        raise CannotStart(
+            "The state folder cannot be written.", hint="Set WORKBENCH_STATE to a folder of yours."
+        ) from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise CannotStart(
+                "A workbench with this state folder runs already.",
+                hint="Stop that one, or set WORKBENCH_STATE to another folder.",
+            ) from None
+        yield
+
+
+@contextlib.contextmanager
+def _ending_on_signals() -> Iterator[None]:
+    """SIGTERM and a closed terminal end the workbench as Ctrl-C does."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _log(here: Settings) -> Path:
+    return here.state / "log" / "hub.log"
+
+
+@contextlib.contextmanager
+def _hub(here: Settings, url: str) -> Iterator[subprocess.Popen[bytes]]:
+    """The running Hub; when the block ends, Hub, proxy, services and users' servers are gone."""
+    log = _log(here)
+    log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    click.echo("· Hub, proxy, broker and report service: starting")
+    with log.open("wb") as output:
+        hub = subprocess.Popen(
+            [sys.executable, "-m", "jupyterhub", "-f", str(CONFIGURATION)],
+            env=os.environ | _environment(here, url),
+            cwd=here.state,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+            preexec_fn=_end_with_parent,
+        )
+    try:
+        _wait_until_ready(hub, here, url)
+        yield hub
+    except KeyboardInterrupt:
+        click.echo("\n· stopping")
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        _stop(hub, here)
+
+
+def _environment(here: Settings, url: str) -> dict[str, str]:
+    return {
+        "WORKBENCH_URL": url,
+        "WORKBENCH_LAKE": str(here.lake),
+        "WORKBENCH_STATE": str(here.state),
+        "WORKBENCH_RUN": str(here.run),
+        "WORKBENCH_GRANTS": str(here.grants),
+        "WORKBENCH_REPORTS": str(here.reports),
+        "WORKBENCH_DATABASE_URL": here.database_url,
+    }
+
+
+def _end_with_parent() -> None:
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+
+
+def _wait_until_ready(hub: subprocess.Popen[bytes], here: Settings, url: str) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while not (_answers(url) and _listens(here.run / "control" / "control.sock")):
+        if hub.poll() is not None or time.monotonic() > deadline:
+            raise CannotStart("The Hub did not start.", hint=f"Its log: {_log(here)}")
+        time.sleep(0.1)
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{url}/hub/health", timeout=5) as answer:
+            return bool(answer.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def _listens(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(str(path))
+        except OSError:
+            return False
+    return True
+
+
+def _stop(hub: subprocess.Popen[bytes], here: Settings) -> None:
+    """Ends the Hub with its services, then every sandbox that it left running."""
+    if hub.poll() is None:
+        hub.send_signal(signal.SIGTERM)
+        try:
+            hub.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            hub.kill()
+            hub.wait()
+    seats.evict(here.run)
+    click.echo("· stopped")
+
+
+def _tell(url: str, demo: bool) -> None:
+    click.echo(f"\n  Workbench: {url}\n")
+    if demo:
+        who: dict[str, Any] = yaml.safe_load(PEOPLE.read_text(encoding="utf-8"))
+        for name, about in who["users"].items():
+            click.echo(f"  {name:8} {about['about']}")
+        click.echo(f"\n  Password of all: {who['password']}")
+    click.echo("  Ctrl-C stops everything.\n")
