@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import ibis
 
-from workbench.lib.codes import PROCEDURES, matching
+from workbench.lib.codes import line_kinds
 
 if TYPE_CHECKING:
     import ibis.expr.types as ir
@@ -16,79 +17,81 @@ if TYPE_CHECKING:
 
 CONTINUING_BILLS = ("3", "4")
 """Fourth digit of a bill type: a continuing or last bill of a stay that began on an earlier bill (UB-04)."""
+STAYS = ("inpatient_stay", "nonacute_stay")
+RESIDENTIAL = "residential_stay"
+EMERGENCY = "ed_visit"
+HOSPICE, SHARED_WITH_HOME_HEALTH, HOME_HEALTH_BILL = "hospice", "hospice_or_home_health", "home_health_bill"
+NOT_AMBULATORY = ("inpatient_place", "laboratory_place", EMERGENCY, HOSPICE)
 
 
-def usable_claims(t: Tables, denied_claims_count: bool) -> ir.Table:
-    """Final claims: all of them, or without the denied ones."""
-    claims = t.medical_claim.filter(t.medical_claim.claim_status.fill_null("paid") != "void")
-    return claims if denied_claims_count else claims.filter(claims.claim_status.fill_null("paid") != "denied")
+@dataclass(frozen=True)
+class Encounters:
+    """The usable claims, and what their lines are: the ground that a measure stands on."""
+
+    claims: ir.Table
+    """One row per claim."""
+    kinds: ir.Table
+    """One row per line and value set: claim_id, member_id, line_number, day, value_set."""
+
+    def of(self, *value_sets: str) -> ir.Table:
+        """The lines of any of these kinds."""
+        return self.kinds.filter(self.kinds.value_set.isin(list(value_sets)))
+
+    def emergency(self) -> ir.Table:
+        """One row per claim of emergency department care, facility or professional: claim_id, member_id, day."""
+        found = self.of(EMERGENCY)
+        return found.group_by(["claim_id", "member_id"]).agg(day=found.day.min())
+
+    def stays(self, residential: bool) -> ir.Table:
+        """One row per claim of an acute or nonacute stay: claim_id, member_id, admitted (NULL on continuing bills).
+
+        `residential` adds psychiatric and other residential treatment.
+        """
+        found = self.of(*STAYS, *([RESIDENTIAL] if residential else []))
+        first = found.group_by("claim_id").agg(day=found.day.min())
+        c = self.claims
+        continuing = c.bill_type.substr(3, 1).isin(CONTINUING_BILLS).fill_null(False)
+        began = ibis.ifelse(c.bill_type.length().fill_null(0) > 0, c.from_date, first.day)
+        admitted = ibis.coalesce(c.admission_date, ibis.ifelse(continuing, ibis.null("date"), began))
+        return c.join(first, "claim_id").select(c.claim_id, c.member_id, admitted=admitted)
+
+    def ambulatory(self, value_sets: Sequence[str]) -> ir.Table:
+        """Lines of these kinds where no one is in hospital, emergency care, hospice or a laboratory."""
+        elsewhere = self.of(*NOT_AMBULATORY).select("claim_id", "line_number").distinct()
+        return self.of(*value_sets).anti_join(elsewhere, ["claim_id", "line_number"])
+
+    def hospice(self) -> ir.Table:
+        """Claims of hospice care. Codes shared with home health count where the bill is not a home health bill."""
+        home = self.of(HOME_HEALTH_BILL)
+        shared = self.of(SHARED_WITH_HOME_HEALTH)
+        shared = shared.filter(~shared.claim_id.isin(home.claim_id))
+        c = self.claims
+        return c.filter(c.claim_id.isin(self.of(HOSPICE).claim_id) | c.claim_id.isin(shared.claim_id))
 
 
-def usable_lines(t: Tables, claims: ir.Table) -> ir.Table:
-    """One row per line of `claims`, with `day` (first day of service of the line) and the claim's bill type."""
-    header = claims.select(
-        "claim_id", "member_id", "bill_type", claim_from="from_date", claim_through="through_date"
-    )
-    lines = t.medical_claim_line.drop("member_id")
-    return lines.join(header, "claim_id").mutate(day=ibis.coalesce(lines.from_date, header.claim_from))
+def encounters(t: Tables, visit_codes: Sequence[str], *, denied_claims_count: bool) -> Encounters:
+    """The final claims, with or without the denied ones, and what their lines are.
 
-
-def with_codes(t: Tables, lines: ir.Table, value_sets: Sequence[str]) -> ir.BooleanValue:
-    """Whether a line carries a procedure, revenue code, place of service or bill type of the value sets."""
-    columns = {
-        "procedure_code": PROCEDURES,
-        "revenue_code": ("REV",),
-        "place_of_service": ("POS",),
-        "bill_type": ("BILL_TYPE",),
-    }
-    hits = [
-        lines[column].isin(matching(t, lines[column], value_sets, systems))
-        for column, systems in columns.items()
-    ]
-    return ibis.or_(*hits)
-
-
-def emergency_visits(t: Tables, lines: ir.Table) -> ir.Table:
-    """One row per claim of emergency department care, facility or professional: claim_id, member_id, day."""
-    found = lines.filter(with_codes(t, lines, ["ed_visit"]))
-    return found.group_by(["claim_id", "member_id"]).agg(day=found.day.min())
-
-
-def stays(t: Tables, claims: ir.Table, lines: ir.Table, residential: bool) -> ir.Table:
-    """One row per claim of an acute or nonacute stay: claim_id, member_id, admitted (NULL on continuing bills).
-
-    `residential` adds psychiatric and other residential treatment.
+    `visit_codes` names the value sets of visits that the measure looks for besides emergency care, stays and hospice.
     """
-    value_sets = ["inpatient_stay", "nonacute_stay", *(["residential_stay"] if residential else [])]
-    found = lines.filter(with_codes(t, lines, value_sets))
-    first = found.group_by("claim_id").agg(day=found.day.min())
-    joined = claims.join(first, "claim_id")
-    continuing = claims.bill_type.substr(3, 1).isin(CONTINUING_BILLS)
-    began = ibis.ifelse(claims.bill_type.length() > 0, claims.from_date, first.day)
-    return joined.select(
-        claims.claim_id,
-        claims.member_id,
-        admitted=ibis.coalesce(
-            claims.admission_date, ibis.ifelse(continuing.fill_null(False), ibis.null("date"), began)
-        ),
+    status = t.medical_claim.claim_status.fill_null("paid")
+    claims = t.medical_claim.filter(
+        status != "void" if denied_claims_count else ~status.isin(["void", "denied"])
     )
-
-
-NOT_AMBULATORY_PLACES = ("inpatient_place", "laboratory_place", "ed_visit", "hospice")
-
-
-def ambulatory_lines(t: Tables, lines: ir.Table, value_sets: Sequence[str]) -> ir.Table:
-    """Lines with a visit code of the value sets, at a place where no one is in hospital, emergency care or a laboratory."""
-    places = matching(t, lines.place_of_service, NOT_AMBULATORY_PLACES, ["POS"])
-    elsewhere = lines.place_of_service.isnull() | ~lines.place_of_service.isin(places)
-    return lines.filter(elsewhere, with_codes(t, lines, value_sets))
-
-
-def hospice_claims(t: Tables, lines: ir.Table) -> ir.Table:
-    """Lines of hospice care. Codes shared with home health count where the bill is not a home health bill."""
-    home = matching(t, lines.bill_type, ["home_health_bill"], ["BILL_TYPE"])
-    shared = lines.procedure_code.isin(
-        matching(t, lines.procedure_code, ["hospice_or_home_health"], PROCEDURES)
+    header = claims.select("claim_id", "member_id", "bill_type", claim_from="from_date")
+    lines = (
+        t.medical_claim_line.drop("member_id")
+        if "member_id" in t.medical_claim_line.columns
+        else t.medical_claim_line
     )
-    at_home = lines.bill_type.isin(home).fill_null(False)
-    return lines.filter(with_codes(t, lines, ["hospice"]) | (shared & ~at_home))
+    lines = lines.join(header, "claim_id")
+    lines = lines.mutate(day=ibis.coalesce(lines.from_date, lines.claim_from))
+    wanted = [
+        *visit_codes,
+        *STAYS,
+        RESIDENTIAL,
+        *NOT_AMBULATORY,
+        SHARED_WITH_HOME_HEALTH,
+        HOME_HEALTH_BILL,
+    ]
+    return Encounters(claims, line_kinds(t, lines, wanted))

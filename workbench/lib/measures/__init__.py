@@ -88,7 +88,7 @@ MEASURES: Mapping[str, Measure] = {
                 "discharge_status",
                 "bill_type",
             ),
-            "medical_claim_line": ("claim_id", "from_date", *_LINE),
+            "medical_claim_line": ("claim_id", "line_number", "from_date", *_LINE),
             "diagnosis": ("claim_id", "role", "code_system", "code"),
             "value_set": ("value_set", "code_system", "code", "match"),
         },

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import ibis
 
-from workbench.lib import encounters
-from workbench.lib.codes import diagnosed
+from workbench.lib.codes import diagnosis_kinds
+from workbench.lib.encounters import Encounters, encounters
 from workbench.lib.enrolment import medical_spans, unbroken
 from workbench.lib.windows import age_on, days_between, first_of_every
 
@@ -30,6 +30,8 @@ ENROLLED_DAYS = 30
 ADMISSION_DAYS = 30
 REPEAT_DAYS = 31
 """A kept visit silences the member's visits on days 1 to 30; day 31 starts anew."""
+ILLNESS, SELF_HARM, WIDER = "mental_illness", "self_harm", "mental_health_diagnosis"
+"""Value sets: index diagnoses, and the wider set that a follow-up may carry."""
 FOLLOW_UP_CODES = (
     "outpatient_visit",
     "telehealth_visit",
@@ -79,15 +81,14 @@ def events(t: Tables, year: int, settings: FumSettings | None = None) -> ir.Tabl
     denominator), followup_claim_id, followup_date and followup_days (first follow-up on day 0 to 30).
     """
     settings = settings or FumSettings()
-    claims = encounters.usable_claims(t, settings.denied_claims_count)
-    lines = encounters.usable_lines(t, claims)
-    emergency = encounters.emergency_visits(t, lines)
-    stays = encounters.stays(t, claims, lines, settings.residential_is_admission_my2025)
-    visits = _visits(t, emergency, stays, year, settings)
-    judged = _judge(t, visits, stays, lines, year)
+    seen = encounters(t, FOLLOW_UP_CODES, denied_claims_count=settings.denied_claims_count)
+    dx = diagnosis_kinds(t, (ILLNESS, SELF_HARM, WIDER))
+    stays = seen.stays(settings.residential_is_admission_my2025)
+    visits = _visits(seen, dx, stays, year, settings)
+    judged = _judge(t, seen, visits, stays, year)
     eligible = judged.filter(judged.reason.isnull())
     kept = first_of_every(eligible, REPEAT_DAYS, span=366).mutate(kept=True)
-    follow_ups = _follow_ups(t, lines, emergency, stays, year, settings)
+    follow_ups = _follow_ups(seen, dx, stays, year, settings)
     return _answer(judged, kept, _first_follow_up(eligible, follow_ups))
 
 
@@ -95,25 +96,20 @@ def _flag(condition: ir.BooleanValue) -> ir.IntegerValue:
     return ibis.ifelse(condition, 1, 0)
 
 
-def _visits(t: Tables, emergency: ir.Table, stays: ir.Table, year: int, settings: FumSettings) -> ir.Table:
+def _visits(seen: Encounters, dx: ir.Table, stays: ir.Table, year: int, settings: FumSettings) -> ir.Table:
     """One row per member and date: event_id, qualifies (by diagnosis), became_stay."""
-    any_position = year >= 2025 or settings.self_harm_any_position_before_my2025
-    illness, harm, wider = (
-        diagnosed(t, name) for name in ("mental_illness", "self_harm", "mental_health_diagnosis")
-    )
-    illness = illness.filter(illness.role == "principal")
-    if not any_position:
-        qualifying_harm = harm.filter(harm.role == "principal")
+    principal = dx.role == "principal"
+    if year >= 2025 or settings.self_harm_any_position_before_my2025:
+        index = (dx.value_set == SELF_HARM) | (principal & (dx.value_set == ILLNESS))
     else:
-        qualifying_harm = harm
+        index = principal & dx.value_set.isin([SELF_HARM, ILLNESS])
+    emergency = seen.emergency()
     in_year = emergency.filter(
         emergency.day >= ibis.date(year, 1, 1), emergency.day <= ibis.date(year, 12, 31)
     )
     claim = in_year.mutate(
-        qualifies=_flag(
-            in_year.claim_id.isin(illness.claim_id) | in_year.claim_id.isin(qualifying_harm.claim_id)
-        ),
-        near=_flag(in_year.claim_id.isin(wider.claim_id) | in_year.claim_id.isin(harm.claim_id)),
+        qualifies=_flag(in_year.claim_id.isin(dx.filter(index).claim_id)),
+        near=_flag(in_year.claim_id.isin(dx.claim_id)),
         became_stay=_flag(in_year.claim_id.isin(stays.claim_id)),
     )
     visit = claim.group_by(["member_id", "day"]).agg(
@@ -128,14 +124,14 @@ def _visits(t: Tables, emergency: ir.Table, stays: ir.Table, year: int, settings
     )
 
 
-def _judge(t: Tables, visits: ir.Table, stays: ir.Table, lines: ir.Table, year: int) -> ir.Table:
+def _judge(t: Tables, seen: Encounters, visits: ir.Table, stays: ir.Table, year: int) -> ir.Table:
     """The visits with age, plan, county and the first reason against each, but for the 31-day rule."""
     first, last = ibis.date(year, 1, 1), ibis.date(year, 12, 31)
-    hospice = encounters.hospice_claims(t, lines)
+    hospice = seen.hospice()
     hospice = hospice.filter(
-        hospice.claim_from <= last, ibis.coalesce(hospice.claim_through, hospice.claim_from) >= first
+        hospice.from_date <= last, ibis.coalesce(hospice.through_date, hospice.from_date) >= first
     )
-    died = _deaths(t, lines, first, last)
+    died = _deaths(t, seen.claims, first, last)
     admitted = visits.join(stays, [visits.member_id == stays.member_id]).filter(
         days_between(visits.event_date, stays.admitted).between(0, ADMISSION_DAYS)
     )
@@ -177,10 +173,9 @@ def _judge(t: Tables, visits: ir.Table, stays: ir.Table, lines: ir.Table, year: 
     )
 
 
-def _deaths(t: Tables, lines: ir.Table, first: ir.DateValue, last: ir.DateValue) -> ir.Table:
+def _deaths(t: Tables, claims: ir.Table, first: ir.DateValue, last: ir.DateValue) -> ir.Table:
     """Members who died in the year: by their death date, or by the discharge status of a claim."""
     known = t.member.filter(t.member.death_date.between(first, last)).select("member_id")
-    claims = t.medical_claim.filter(t.medical_claim.claim_id.isin(lines.claim_id))
     ended = ibis.coalesce(claims.discharge_date, claims.through_date, claims.from_date)
     codes = t.value_set.filter(t.value_set.value_set == "expired").code
     on_claims = claims.filter(claims.discharge_status.isin(codes), ended.between(first, last)).select(
@@ -218,21 +213,22 @@ def _county(visits: ir.Table, spans: ir.Table) -> ir.Table:
 
 
 def _follow_ups(
-    t: Tables, lines: ir.Table, emergency: ir.Table, stays: ir.Table, year: int, settings: FumSettings
+    seen: Encounters, dx: ir.Table, stays: ir.Table, year: int, settings: FumSettings
 ) -> ir.Table:
     """One row per ambulatory claim and day with the mental health diagnosis that the year asks for."""
-    found = encounters.ambulatory_lines(t, lines, FOLLOW_UP_CODES)
-    found = found.filter(~found.claim_id.isin(emergency.claim_id), ~found.claim_id.isin(stays.claim_id))
-    illness = diagnosed(t, "mental_health_diagnosis")
+    found = seen.ambulatory(FOLLOW_UP_CODES)
+    found = found.filter(
+        ~found.claim_id.isin(seen.of("ed_visit").claim_id), ~found.claim_id.isin(stays.claim_id)
+    )
+    mental = dx.filter(dx.value_set == WIDER)
     if year >= 2025 or settings.follow_up_any_position_before_my2025:
-        found = found.filter(found.claim_id.isin(illness.claim_id))
+        found = found.filter(found.claim_id.isin(mental.claim_id))
     else:
-        harm = diagnosed(t, "self_harm")
-        principal = found.claim_id.isin(illness.filter(illness.role == "principal").claim_id)
-        after_harm = found.claim_id.isin(
-            harm.filter(harm.role == "principal").claim_id
-        ) & found.claim_id.isin(illness.claim_id)
-        found = found.filter(principal | after_harm)
+        principal = dx.filter(dx.role == "principal")
+        found = found.filter(
+            found.claim_id.isin(mental.claim_id),
+            found.claim_id.isin(principal.filter(principal.value_set.isin([WIDER, SELF_HARM])).claim_id),
+        )
     return found.select("member_id", followup_claim_id="claim_id", followup_date="day").distinct()
 
 
