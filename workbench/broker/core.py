@@ -366,6 +366,8 @@ class Broker:
             with contextlib.suppress(SliceBuilding, WorkbenchError):
                 ready = await self._slice(caller, grant, kind, patience=0.0)
                 about["fitness"] = ready.slice.fitness
+                if kind == "slice":
+                    self.pool.warm(ready.mount, caller.user)
         return about
 
     async def tables(self, caller: Caller, *, wait: bool = False) -> dict[str, Any]:

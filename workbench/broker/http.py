@@ -60,12 +60,16 @@ def text_of(body: dict[str, Any], name: str) -> str:
     return value
 
 
+_ADDRESS = frozenset({"table", "params", "grant", "as", "purpose", "release", "operator"})
+
+
 def spec_of(body: dict[str, Any]) -> dict[str, Any]:
-    """The tabulation that `{"table": …, "params": {…}}` asks for. Raises BadRequest."""
+    """The tabulation that `{"table": …, "year": …}` asks for; parameters may stand in `params` too. Raises BadRequest."""
     params = body.get("params") or {}
     if not isinstance(params, dict):
         raise BadRequest("The parameters of a table are an object.")
-    return {"table": text_of(body, "table"), **{str(k): v for k, v in params.items() if v is not None}}
+    flat = {name: value for name, value in body.items() if name not in _ADDRESS} | params
+    return {"table": text_of(body, "table"), **{str(k): v for k, v in flat.items() if v is not None}}
 
 
 def error_response(error: WorkbenchError) -> Response:

@@ -295,6 +295,7 @@ class Pool:
         self._idle: list[_Process] = []
         self._leases: set[Lease] = set()
         self._starting = 0
+        self._warming: list[tuple[Mount, str]] = []
         self._recovering = 0
         self._running: Counter[str] = Counter()
         self._waiting: list[_Waiter] = []
@@ -347,6 +348,8 @@ class Pool:
             process = self._take_idle(waiter)
             if process is not None:
                 self._hand_over(waiter, process)
+            elif self._is_warming(waiter.mount, waiter.user):
+                continue
             elif self._total() < self.limits.workers or self._evict():
                 self._waiting.remove(waiter)
                 self._running[waiter.grant] += 1
@@ -372,6 +375,28 @@ class Pool:
             lease.close()
         else:
             waiter.future.set_result(lease)
+
+    def warm(self, mount: Mount, user: str) -> None:
+        """Starts a worker ahead of the first query, if there is room and none for that user yet."""
+        processes = [*self._idle, *(lease.process for lease in self._leases)]
+        known = any(p.mount == mount and p.user == user for p in processes) or self._is_warming(mount, user)
+        if not known and not self._closed and self._total() < self.limits.workers:
+            self._warming.append((mount, user))
+            self._spawn(self._warm(mount, user))
+
+    async def _warm(self, mount: Mount, user: str) -> None:
+        process = _Process(mount, user)
+        try:
+            await process.start(self.limits)
+            self._idle.append(process)
+        except WorkbenchError:
+            self._bury(process)
+        finally:
+            self._warming.remove((mount, user))
+            self._dispatch()
+
+    def _is_warming(self, mount: Mount, user: str) -> bool:
+        return (mount, user) in self._warming
 
     async def _start_for(self, waiter: _Waiter) -> None:
         process = _Process(waiter.mount, waiter.user)
@@ -434,7 +459,7 @@ class Pool:
             self._bury(process)
 
     def _total(self) -> int:
-        return len(self._idle) + len(self._leases) + self._starting + self._recovering
+        return len(self._idle) + len(self._leases) + self._starting + self._recovering + len(self._warming)
 
     async def _watch_over(self) -> None:
         while True:

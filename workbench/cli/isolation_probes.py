@@ -96,8 +96,8 @@ def vsock() -> None:
 
 
 def netlink() -> None:
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 16):
-        raise Escaped("a generic netlink socket exists")
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0):
+        raise Escaped("a netlink socket exists")
 
 
 def raw_socket() -> None:
@@ -295,7 +295,7 @@ PROBES: list[tuple[str, str, Callable[[], None]]] = [
     ("other network interfaces", NETWORK, interfaces),
     ("abstract unix sockets of the host", NETWORK, abstract_sockets),
     ("vsock to the virtual machine's host", FILTER, vsock),
-    ("netlink other than route", FILTER, netlink),
+    ("netlink (interfaces, routes, firewall, audit)", FILTER, netlink),
     ("raw socket", USER, raw_socket),
     ("packet socket", FILTER, packet_socket),
     ("homes of others", MOUNTS, other_homes),

@@ -137,7 +137,7 @@ class Session:
         `s.tabulate("fum_by_county", year=2025, numerator="7d")`. Cells that stand for 1–10 people, and those from
         which they could be worked out, are hidden.
         """
-        answer = self._transport.post("/tabulate", {"table": table, **params})
+        answer = self._transport.post("/tabulate", {"table": table, "params": params})
         return Tabulation(answer)
 
     def measure(self, name: str, *, year: int, visible_only: bool = False) -> MeasureResult:

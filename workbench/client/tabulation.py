@@ -33,7 +33,7 @@ class Tabulation:
         self.title: str = answer.get("title") or answer["table"]
         self.unit: str = answer.get("unit") or "people"
         self.dimensions = [Dimension(d["name"], d["title"]) for d in answer["dimensions"]]
-        self.rows: list[dict[str, Any]] = list(answer["rows"])
+        self.rows: list[dict[str, Any]] = [_exact(row) for row in answer["rows"]]
         self.mark: str = answer.get("mark") or "hidden"
         """What stands in place of a hidden number."""
         self.verdict: str = answer.get("verdict") or ""
@@ -164,6 +164,13 @@ class Tabulation:
     def _caption(self) -> str:
         parts = ["SYNTHETIC DATA" if self.synthetic else "", self.unit, self.population]
         return " · ".join(part for part in parts if part)
+
+
+def _exact(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The row with its rate as met over denominator, not as rounded for transport."""
+    if row.get("met") is None or not row.get("denominator"):
+        return dict(row)
+    return {**row, "rate": row["met"] / row["denominator"]}
 
 
 def _right(text: str, mark: str) -> show.Raw:

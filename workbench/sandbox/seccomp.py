@@ -15,10 +15,7 @@ from collections.abc import Iterable
 from workbench.errors import WorkbenchError
 
 FAMILIES = (socket.AF_UNIX, socket.AF_INET, socket.AF_INET6)
-"""The socket families that exist inside: none of them leads out of a network namespace with loopback only.
-
-AF_NETLINK exists for NETLINK_ROUTE alone, which shows the sandbox's own interfaces: libzmq cannot start without it.
-"""
+"""The socket families that exist inside: none of them leads out of a network namespace with loopback only."""
 
 # name -> (x86_64, aarch64); source: the kernel's arch/x86/entry/syscalls/syscall_64.tbl and asm-generic/unistd.h
 REFUSED: dict[str, tuple[int | None, int | None]] = {
@@ -74,8 +71,7 @@ _CLONE_NEWUSER = 0x10000000
 _X32 = 0x40000000
 
 _LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
-_NUMBER, _ARCHITECTURE, _FIRST_ARGUMENT, _THIRD_ARGUMENT = 0, 4, 16, 32  # offsets in struct seccomp_data
-_NETLINK_ROUTE = 0
+_NUMBER, _ARCHITECTURE, _FIRST_ARGUMENT = 0, 4, 16  # offsets in struct seccomp_data
 _ALLOW, _KILL = 0x7FFF0000, 0x80000000
 
 
