@@ -72,6 +72,9 @@ def control_app(service: Service) -> Starlette:
         body = request.scope["body"]
         return await broker.query(await operator(broker, body), text_of(body, "sql"))
 
+    async def query_state(request: Request) -> Response:
+        return JSONResponse(broker.query_state(None, request.path_params["query"]))
+
     async def tabulate(request: Request) -> Response:
         body = await body_of(request)
         return JSONResponse(await broker.tabulate(await operator(broker, body), spec_of(body)))
@@ -103,6 +106,7 @@ def control_app(service: Service) -> Starlette:
             Route("/bindings/{binding}", answering(unbind), methods=["DELETE"]),
             Route("/options", answering(options)),
             Route("/query", ArrowEndpoint(query), methods=["POST"]),
+            Route("/queries/{query}", answering(query_state)),
             Route("/tabulate", answering(tabulate), methods=["POST"]),
             Route("/whoami", answering(whoami)),
             Route("/tables", answering(tables)),

@@ -386,10 +386,10 @@ class Broker:
         }
         return {"slice": ready.slice.id, "fitness": ready.slice.fitness, "tables": tables}
 
-    def query_state(self, caller: Caller, query: str) -> dict[str, Any]:
-        """How one of the caller's own queries ended: running, answered, failed or cancelled, and why."""
+    def query_state(self, user: str | None, query: str) -> dict[str, Any]:
+        """How one of the user's own queries ended (None, the operator: anyone's): running, answered, failed, cancelled."""
         state = self._queries.get(query)
-        if state is None or state["user"] != caller.user:
+        if state is None or user not in (None, state["user"]):
             raise WorkbenchError("There is no such query of yours.", code="unknown-query", http_status=404)
         return {"query": query, **{name: value for name, value in state.items() if name != "user"}}
 

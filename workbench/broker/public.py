@@ -56,7 +56,8 @@ def public_app(broker: Broker) -> Starlette:
         return await broker.query(await caller_of(request), text_of(request.scope["body"], "sql"))
 
     async def query_state(request: Request) -> Response:
-        return JSONResponse(broker.query_state(await caller_of(request), request.path_params["query"]))
+        caller = await caller_of(request)
+        return JSONResponse(broker.query_state(caller.user, request.path_params["query"]))
 
     async def tabulate(request: Request) -> Response:
         caller = await caller_of(request)

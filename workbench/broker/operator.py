@@ -1,0 +1,144 @@
+"""An operator's way to the broker: the control socket of the one that runs, or of one that lives as long as the command.
+
+Both go through the same gate, sandboxed worker and audit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import http.client
+import json
+import socket
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from workbench.broker.frames import END_OF_STREAM
+from workbench.errors import WorkbenchError
+from workbench.settings import Settings
+
+Progress = Callable[[str, float], None]
+
+
+class BrokerSilent(WorkbenchError):
+    """The broker does not answer."""
+
+    code = "broker-silent"
+    http_status = 503
+
+
+class Refused(WorkbenchError):
+    """What the broker answered in place of data; code, reason and hint are the broker's."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A whole answer and what it is stamped with."""
+
+    table: pa.Table
+    query: str
+    grant: str
+    release: str
+    slice: str
+    synthetic: bool
+
+
+class Operator:
+    """Questions on a control socket."""
+
+    def __init__(self, control: Path, progress: Progress | None = None):
+        self._control = control
+        self._progress = progress
+
+    def query(self, sql: str, address: Mapping[str, Any]) -> Rows:
+        """Runs one statement and takes its whole answer. Raises Refused."""
+        response = self._patiently("POST", "/query", {"sql": sql, **address})
+        body = response.read()
+        if body[-8:] != END_OF_STREAM:
+            raise self._why(response)
+        value = response.headers.get
+        return Rows(
+            pa.ipc.open_stream(body).read_all(),
+            value("X-Query-Id") or "",
+            value("X-Workbench-Grant") or "",
+            value("X-Workbench-Release") or "",
+            value("X-Workbench-Slice") or "",
+            value("X-Workbench-Synthetic") == "true",
+        )
+
+    def ask(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """The JSON answer; waits for a slice that is being built. Raises Refused."""
+        answer: dict[str, Any] = json.loads(self._patiently(method, path, body).read() or b"{}")
+        return answer
+
+    def _patiently(self, method: str, path: str, body: Mapping[str, Any] | None) -> http.client.HTTPResponse:
+        while True:
+            response = self._send(method, path, body)
+            if response.status in (200, 201, 204):
+                return response
+            said = json.loads(response.read() or b"{}")
+            if said.get("code") == "slice-building":
+                if self._progress is not None:
+                    self._progress(str(said["progress"]["step"]), float(said["progress"]["done"]))
+                time.sleep(0.2)
+                continue
+            raise Refused(
+                str(said.get("reason") or f"The broker answered with status {response.status}."),
+                hint=str(said.get("hint") or ""),
+                code=str(said.get("code") or "refused"),
+                http_status=response.status,
+            )
+
+    def _send(self, method: str, path: str, body: Mapping[str, Any] | None) -> http.client.HTTPResponse:
+        connection = http.client.HTTPConnection("broker")
+        try:
+            connection.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            connection.sock.connect(str(self._control))
+            payload = json.dumps({"operator": getpass.getuser(), **body}) if body is not None else None
+            connection.request(
+                method,
+                path,
+                body=payload,
+                headers={"Content-Type": "application/json", "Connection": "close"},
+            )
+            return connection.getresponse()
+        except (OSError, http.client.HTTPException):
+            raise BrokerSilent(
+                "The broker does not answer.", hint="Try again, or start it with `workbench up`."
+            ) from None
+
+    def _why(self, response: http.client.HTTPResponse) -> Refused:
+        """Why an answer broke off after its first byte."""
+        with contextlib.suppress(WorkbenchError, KeyError):
+            state = self.ask("GET", f"/queries/{response.headers['X-Query-Id']}")
+            return Refused(str(state["reason"]), code=str(state["code"]))
+        return Refused(
+            "The answer broke off before its end.", hint="Try again, or ask for less.", code="cut-off"
+        )
+
+
+@contextlib.contextmanager
+def operator(where: Settings, progress: Progress | None = None) -> Iterator[Operator]:
+    """The broker that runs on this state, or one of its own for the block. Raises StateLocked, SandboxUnavailable."""
+    control = where.run / "control" / "control.sock"
+    if _answers(control):
+        yield Operator(control, progress)
+        return
+    from workbench.broker.service import running
+
+    with running(where):
+        yield Operator(control, progress)
+
+
+def _answers(control: Path) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(str(control))
+        except OSError:
+            return False
+    return True

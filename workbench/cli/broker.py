@@ -1,0 +1,232 @@
+"""`workbench query` and `workbench slice`: an operator's questions go the way of everyone's."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.table import Table
+
+from workbench.errors import WorkbenchError
+from workbench.settings import Settings, settings
+
+FIRST_ROWS = 20
+"""Rows of an answer in --jsonl."""
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  workbench query --grant demo-analyst "select sex, count(*) n from member group by 1"
+  workbench query --grant demo-research-sh --as rui --json "select count(*) from diagnosis"
+  workbench query --grant demo-analyst --jsonl statements.jsonl
+"""
+)
+@click.option("--grant", required=True, help="The grant under which to ask.")
+@click.option("--release", help="A release of the lake; the latest where this is missing.")
+@click.option("--as", "as_", metavar="USER", help="Ask as this user: the user's groups decide.")
+@click.option("--purpose", help="The purpose of use, where the grant shall be asked for it.")
+@click.option("--lake", type=click.Path(path_type=Path), help="Folder of the lake [env: WORKBENCH_LAKE].")
+@click.option("--json", "as_json", is_flag=True, help="Print the answer as one JSON object.")
+@click.option(
+    "--jsonl",
+    type=click.File("r"),
+    help='A file of {"id": …, "sql": …} lines; prints one JSON line for each.',
+)
+@click.option("--rows", default=50, show_default=True, help="Rows of the printed table.")
+@click.argument("sql", required=False)
+def query(
+    grant: str, release: str | None, as_: str | None, purpose: str | None, lake: Path | None,
+    as_json: bool, jsonl: Any, rows: int, sql: str | None,
+) -> None:  # fmt: skip
+    """Ask a slice in SQL, through gate, worker and audit. SQL of - is read from standard input."""
+    if (sql is None) == (jsonl is None):
+        raise click.UsageError("Give one SQL statement, or --jsonl FILE.")
+    address = {"grant": grant, "release": release, "as": as_, "purpose": purpose}
+    with _operator(lake, quiet=as_json or jsonl is not None) as broker:
+        if jsonl is not None:
+            for line in jsonl:
+                if line.strip():
+                    click.echo(json.dumps(_answer_line(broker, line, address), default=str))
+            return
+        answer = broker.query(sys.stdin.read() if sql == "-" else str(sql), address)
+    if as_json:
+        stamp = {name: getattr(answer, name) for name in ("query", "grant", "release", "slice", "synthetic")}
+        click.echo(json.dumps(stamp | _rows(answer.table, None), default=str))
+    else:
+        _print(answer, rows)
+
+
+def _answer_line(broker: Any, line: str, address: dict[str, Any]) -> dict[str, Any]:
+    """One line of --jsonl: the answer, or why there is none."""
+    answer: dict[str, Any] = {
+        "id": None,
+        "ok": False,
+        "rows": None,
+        "columns": None,
+        "data": None,
+        "code": None,
+        "reason": None,
+    }
+    try:
+        asked = json.loads(line)
+        answer["id"], sql = asked["id"], asked["sql"]
+        if not isinstance(sql, str):
+            raise TypeError
+    except (ValueError, TypeError, KeyError):
+        return answer | {"code": "bad-request", "reason": 'A line is {"id": …, "sql": "…"}.'}
+    try:
+        return answer | {"ok": True} | _rows(broker.query(sql, address).table, FIRST_ROWS)
+    except WorkbenchError as error:
+        reason = error.reason if not error.hint else f"{error.reason} {error.hint}"
+        return answer | {"code": error.code, "reason": reason}
+
+
+def _rows(table: Any, first: int | None) -> dict[str, Any]:
+    shown = table if first is None else table.slice(0, first)
+    data = [list(row) for row in zip(*(column.to_pylist() for column in shown.columns), strict=True)]
+    return {"rows": table.num_rows, "columns": table.column_names, "data": data}
+
+
+def _print(answer: Any, rows: int) -> None:
+    console = Console()
+    if answer.synthetic:
+        console.print("SYNTHETIC DATA", style="bold yellow")
+    grid = Table(show_edge=False, header_style="bold")
+    shown = answer.table.slice(0, rows)
+    for field in shown.schema:
+        right = str(field.type).startswith(("int", "uint", "double", "float", "decimal"))
+        grid.add_column(field.name, justify="right" if right else "left", overflow="fold")
+    for row in zip(*(column.to_pylist() for column in shown.columns), strict=True):
+        grid.add_row(*("" if value is None else str(value) for value in row))
+    console.print(grid)
+    more = f", first {rows} shown" if answer.table.num_rows > rows else ""
+    console.print(
+        f"{answer.table.num_rows:,} rows{more} · grant {answer.grant} · release {answer.release} · slice {answer.slice}",
+        style="dim",
+    )
+
+
+@click.group("slice")
+def slice_() -> None:
+    """Build, list and show slices."""
+
+
+@slice_.command(
+    "build",
+    epilog="""\b
+Example:
+  workbench slice build --grant demo-analyst --grant demo-research-sh
+""",
+)
+@click.option("--grant", "grants", multiple=True, required=True, help="A grant; may stand several times.")
+@click.option("--release", help="A release of the lake; the latest where this is missing.")
+@click.option("--lake", type=click.Path(path_type=Path), help="Folder of the lake [env: WORKBENCH_LAKE].")
+@click.option("--json", "as_json", is_flag=True, help="Print the manifests as JSON.")
+def build(grants: tuple[str, ...], release: str | None, lake: Path | None, as_json: bool) -> None:
+    """Build the slice of a grant, if it is not there (of an aggregate grant: its tabulation base)."""
+    built = []
+    with _operator(lake, quiet=as_json) as broker:
+        for grant in grants:
+            answer = broker.ask("POST", "/slices", {"grant": grant, "release": release})
+            built.append({"id": answer["slice"], **answer["manifest"]})
+    _show_slices(built, as_json)
+
+
+@slice_.command(
+    "list",
+    epilog="""\b
+Example:
+  workbench slice list --json
+""",
+)
+@click.option("--lake", type=click.Path(path_type=Path), help="Folder of the lake [env: WORKBENCH_LAKE].")
+@click.option("--json", "as_json", is_flag=True, help="Print the manifests as JSON.")
+def list_(lake: Path | None, as_json: bool) -> None:
+    """List the slices of the lake, the oldest first."""
+    from workbench.broker.slices import list_slices
+
+    _show_slices([{"id": s.id, **s.manifest} for s in list_slices(_where(lake).lake)], as_json)
+
+
+@slice_.command(
+    epilog="""\b
+Example:
+  workbench slice show 3f0c…
+"""
+)
+@click.argument("id")
+@click.option("--lake", type=click.Path(path_type=Path), help="Folder of the lake [env: WORKBENCH_LAKE].")
+@click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON.")
+def show(id: str, lake: Path | None, as_json: bool) -> None:
+    """Show what one slice holds and what was removed from it, and why."""
+    from workbench.broker.slices import open_slice
+
+    found = open_slice(_where(lake).lake, id)
+    if as_json:
+        click.echo(json.dumps({"id": found.id, **found.manifest}))
+        return
+    console = Console()
+    about = found.manifest
+    console.print(
+        f"[bold]{found.id}[/bold] {about.get('kind', '')} · {about.get('grant', '')} · {about.get('level', '')}"
+    )
+    console.print(f"release {about['release']} · fitness {json.dumps(about.get('fitness', {}))}", style="dim")
+    grid = Table(show_edge=False, header_style="bold")
+    for name in ("table", "rows in", "removed", "rows"):
+        grid.add_column(name, justify="left" if name == "table" else "right")
+    for name, entry in about["tables"].items():
+        removed = entry.get("removed") or {}
+        why = ", ".join(f"{reason} {count:,}" for reason, count in removed.items()) or "–"
+        grid.add_row(name, f"{entry.get('rows_in', 0):,}", why, f"{entry.get('rows', 0):,}")
+    console.print(grid)
+
+
+def _show_slices(found: list[dict[str, Any]], as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(found))
+        return
+    grid = Table(show_edge=False, header_style="bold")
+    for name in ("slice", "kind", "grant", "level", "release", "rows", "MB"):
+        grid.add_column(name, justify="right" if name in ("rows", "MB") else "left", overflow="fold")
+    for one in found:
+        entries = one["tables"].values()
+        rows = sum(int(entry.get("rows") or 0) for entry in entries)
+        size = sum(int(entry.get("bytes") or 0) for entry in entries) / 1e6
+        words = [str(one.get(name, "")) for name in ("id", "kind", "grant", "level", "release")]
+        grid.add_row(*words, f"{rows:,}", f"{size:,.1f}")
+    Console().print(grid)
+
+
+def _where(lake: Path | None) -> Settings:
+    where = settings()
+    return dataclasses.replace(where, lake=lake.absolute()) if lake is not None else where
+
+
+@contextmanager
+def _operator(lake: Path | None, *, quiet: bool) -> Iterator[Any]:
+    """The broker, with a bar on standard error while a slice is built."""
+    from workbench.broker.operator import operator
+
+    console = Console(stderr=True, quiet=quiet)
+    bar = Progress(
+        TextColumn("building the slice: {task.description}"), BarColumn(), console=console, transient=True
+    )
+    with bar:
+        tasks: list[Any] = []
+
+        def progress(step: str, done: float) -> None:
+            if not tasks:
+                tasks.append(bar.add_task(step, total=1.0))
+            bar.update(tasks[0], description=step, completed=done)
+
+        with operator(_where(lake), progress) as broker:
+            yield broker
