@@ -45,6 +45,8 @@ class Option:
     allowed: bool
     reason: str
     valid_until: str = ""
+    code: str = ""
+    """The broker's word for the reason; `wrong-group` is a grant of somebody else."""
 
     @property
     def kind(self) -> str:
@@ -84,8 +86,9 @@ class Control:
                 purposes=tuple(one.get("purposes", ())),
                 channels=tuple(one.get("channels", ())),
                 allowed=bool(one["allowed"]),
-                reason=one.get("reason") or "",
+                reason=" ".join(filter(None, [one.get("reason"), one.get("hint")])),
                 valid_until=one.get("valid_until") or "",
+                code=one.get("code") or "",
             )
             for one in found
         ]

@@ -4,6 +4,7 @@
 """
 
 import os
+import socket
 import sys
 from pathlib import Path
 
@@ -18,6 +19,14 @@ from workbench.sandbox import seats
 from workbench.settings import PROJECT, settings
 
 c = get_config()  # type: ignore[name-defined]  # noqa: F821
+
+
+def free_port() -> int:
+    """A loopback port that nothing listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
 
 site = settings()
 hub = site.state / "hub"
@@ -99,7 +108,7 @@ c.JupyterHub.services = [
         "environment": environment,
         "display": False,
     },
-    hub_service(unix_url(site.run / "reports.sock"), environment),
+    hub_service(f"http://127.0.0.1:{free_port()}", environment),  # the Hub takes no unix socket for a service
 ]
 c.JupyterHub.load_roles = [
     {"name": "user", "scopes": ["self", READ_SCOPE]},

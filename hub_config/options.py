@@ -45,7 +45,7 @@ def render(options: Sequence[Option], trouble: str = "") -> str:
         trouble=trouble,
         open_now=open_now,
         reports_only=[option for option in options if option.allowed and option.kind == "none"],
-        closed=[option for option in options if not option.allowed],
+        closed=[option for option in options if not option.allowed and option.code != "wrong-group"],
         only_one=choices == 1,
         levels=LEVELS,
         purposes=PURPOSES,

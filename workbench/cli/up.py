@@ -65,8 +65,9 @@ def up(demo: bool, members: int, seed: int, ip: str, port: int) -> None:
     """
     here = settings()
     sandbox.available()
-    _port_is_free(ip, port)
     with _only_one(here):
+        _end_proxy(here)
+        _port_is_free(ip, port)
         if demo:
             from workbench.cli.demo_data import prepare
 
@@ -215,8 +216,24 @@ def _stop(hub: subprocess.Popen[bytes], here: Settings) -> None:
         except subprocess.TimeoutExpired:
             hub.kill()
             hub.wait()
+    _end_proxy(here)
     seats.evict(here.run)
     click.echo("· stopped")
+
+
+def _end_proxy(here: Settings) -> None:
+    """Ends a proxy that a Hub left behind when it broke."""
+    try:
+        pid = int((here.state / "hub" / "proxy.pid").read_text().split()[0])
+        command = Path(f"/proc/{pid}/cmdline").read_bytes()
+        if b"configurable-http-proxy" in command and os.fsencode(here.run) in command:
+            os.kill(pid, signal.SIGTERM)
+            for _ in range(50):
+                if not Path(f"/proc/{pid}").exists():
+                    break
+                time.sleep(0.1)
+    except (OSError, ValueError, IndexError):
+        return
 
 
 def _tell(url: str, demo: bool) -> None:

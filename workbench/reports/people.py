@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 
 from workbench.broker.hub import directory_from_environment
 from workbench.settings import PROJECT
@@ -12,4 +13,6 @@ DEMO_USERS = PROJECT / "hub_config" / "demo_users.yaml"
 
 def groups_of(user: str) -> frozenset[str]:
     """The groups of a person; raises UnknownUser, or HubSilent where nobody can say."""
-    return asyncio.run(directory_from_environment(DEMO_USERS).groups(user))
+    directory = directory_from_environment(DEMO_USERS)
+    with ThreadPoolExecutor(1) as beside:  # callers in the service have a running loop of their own
+        return beside.submit(lambda: asyncio.run(directory.groups(user))).result()
