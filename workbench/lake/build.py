@@ -257,7 +257,6 @@ def _engine(folder: Path) -> Iterator[duckdb.DuckDBPyConnection]:
     spill = folder / "spill"
     spill.mkdir(exist_ok=True)
     con = duckdb.connect(
-        str(folder / "work.duckdb"),
         config={
             "memory_limit": f"{memory >> 20}MiB",
             "temp_directory": str(spill),
@@ -267,6 +266,9 @@ def _engine(folder: Path) -> Iterator[duckdb.DuckDBPyConnection]:
         },
     )
     try:
+        work = str(folder / "work.duckdb").replace("'", "''")
+        con.execute(f"ATTACH '{work}' AS work (RECOVERY_MODE no_wal_writes)")
+        con.execute("USE work")
         yield con
     finally:
         con.close()

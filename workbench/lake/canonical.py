@@ -37,9 +37,9 @@ def _names(table: str, *leave_out: str) -> str:
 
 
 def _latest(table: str, key: str, order: str) -> str:
-    """The last reported value of each column, empty ones never."""
+    """The last reported value of each column, empty ones never; the greater value where two are reported at once."""
     columns = [name for name in dictionary()[table].columns if name != key]
-    picked = ", ".join(f"arg_max({c}, ({order})) FILTER ({c} IS NOT NULL) AS {c}" for c in columns)
+    picked = ", ".join(f"arg_max({c}, ({order}, {c})) FILTER ({c} IS NOT NULL) AS {c}" for c in columns)
     return f"SELECT {key}, {picked} FROM stage.{table} GROUP BY {key}"
 
 

@@ -85,13 +85,15 @@ def measure_events(con: duckdb.DuckDBPyConnection, through: date) -> None:
     con.execute(f"CREATE TABLE measure_event ({', '.join(f'{c.name} {c.type}' for c in columns.values())})")
     _views_without_part2(con)
     years = measure_years(con, through)
+    database = con.execute("SELECT current_database()").fetchall()[0][0]
+    paths = {ALL: f"{database}.main", WITHOUT_PART2: f"{database}.{WITHOUT_PART2},{database}.main"}
     for measure in MEASURES.values():
         for year in sorted(set(years) & set(measure.years)) if measure.event else ():
             events = ibis.to_sql(measure.events(Tables.unbound(), year), dialect="duckdb")
-            for basis, search_path in ((ALL, "main"), (WITHOUT_PART2, f"{WITHOUT_PART2},main")):
+            for basis, search_path in paths.items():
                 con.execute(f"SET search_path = '{search_path}'")
                 con.execute(f"CREATE OR REPLACE TEMP TABLE events AS {events}")
-                con.execute("RESET search_path")
+                con.execute(f"SET search_path = '{paths[ALL]}'")
                 _insert_events(con, measure.name, measure.numerators, year, basis)
     con.execute("DROP TABLE IF EXISTS events")
 

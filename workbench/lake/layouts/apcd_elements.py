@@ -121,10 +121,8 @@ ME = FileElements(
         ("sex IS NULL", "unknown sex"),
     ),
     into={
-        "member": _kept(
-            f"""member_id, {_MONTH} AS reported, last_name, first_name, birth_date, sex, race, street, city, state,
-            zip, county_code"""
-        ),
+        "member": f"""SELECT source_file, member_id, max({_MONTH}) AS reported, last_name, first_name, birth_date,
+            sex, race, street, city, state, zip, county_code FROM parsed WHERE reason IS NULL GROUP BY ALL""",
         "eligibility": _kept(
             f"""member_id, organisation_id, {_MONTH} AS start_date, last_day({_MONTH}) AS end_date, county_code,
             aid_code, medical, pharmacy, behavioral"""

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from workbench.lake.layouts.stage import Stage
 
 BLOCK = 16 << 20
+LINES_BLOCK = 2 << 20
+"""Small enough that the engine's threads share one file."""
 LINES = pa.schema([("source_row", pa.int64()), ("line", pa.string()), ("damaged", pa.bool_())])
 RECORDS = pa.schema([("source_row", pa.int64()), ("record", pa.string())])
 
@@ -66,7 +68,7 @@ def _lines(path: Path, skip: int, stop: int | None) -> Iterator[pa.RecordBatch]:
 def _blocks(path: Path) -> Iterator[bytes]:
     rest = b""
     with path.open("rb") as handle:
-        while block := handle.read(BLOCK):
+        while block := handle.read(LINES_BLOCK):
             block = rest + block
             cut = block.rfind(b"\n")
             if cut < 0:
