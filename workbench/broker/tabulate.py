@@ -115,9 +115,10 @@ class Spec(BaseModel):
 
 def check_spec(spec: Mapping[str, Any]) -> Spec:
     """The validated specification. Raises `SpecRefused`, which names what there is."""
-    if spec.get("table") not in CATALOGUE:
+    name = spec.get("table")
+    if not isinstance(name, str) or name not in CATALOGUE:
         raise SpecRefused("The catalogue has no such table.", hint=f"It has: {', '.join(CATALOGUE)}.")
-    table = CATALOGUE[spec["table"]]
+    table = CATALOGUE[name]
     allowed = ["year", *(["numerator"] if table.numerators else [])]
     unknown = sorted(str(key) for key in set(spec) - {"table", *allowed})
     if unknown:

@@ -60,6 +60,8 @@ def suppress(quantities: Counts, lines: Sequence[Line]) -> Mask:
         more = {_complement(quantities[0], hidden, touching[cell]) for cell in np.flatnonzero(exposed)} - {
             None
         }
+        if exposed.any() and not more:
+            more = {_complement(quantities[0], hidden, lines)} - {None}
         if not more:
             return hidden
         hidden[sorted(c for c in more if c is not None)] = True
