@@ -19,7 +19,7 @@ from workbench.lake.synthetic.people import People
 NONE, MILD, SEVERE = 0, 1, 2
 OPIOID, ALCOHOL, STIMULANT = 1, 2, 3
 YOUNGEST = 6
-EMERGENCY_YEARLY = (0.011, 0.11, 0.42)
+EMERGENCY_YEARLY = (0.02, 0.2, 0.75)
 """Mental-health emergency visits a year: without a mental-health condition, with a mild, with a severe one."""
 ADMITTED, ALSO_SUBSTANCE, SELF_HARM, SELF_HARM_ONLY = 0.11, 0.13, 0.09, 0.05
 IN_PART2_PROGRAM = 0.06

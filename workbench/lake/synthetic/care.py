@@ -147,7 +147,8 @@ def _births(rng: np.random.Generator, people: People, visits: Visits, age: Ints)
         when = day - before + rng.integers(-5, 6, len(row))
         come = (rng.random(len(row)) < 0.7) & people.covered(row, when)
         visits.add(row[come], when[come], "prenatal", pregnancy)
-    born = np.flatnonzero((people.birth >= FIRST) & (people.birth <= LAST))
+    everyone = np.arange(len(people), dtype=np.int64)
+    born = everyone[people.covered(everyone, people.birth)]
     visits.add(born, people.birth[born], "newborn", DIAGNOSIS[codes.NEWBORN], nights=2)
 
 
