@@ -7,6 +7,7 @@ expression runs over the tables, exactly as it does over a release.
 from __future__ import annotations
 
 import datetime as dt
+import functools
 import itertools
 import json
 import re
@@ -230,13 +231,17 @@ def connect(tables: Mapping[str, pa.Table]) -> duckdb.DuckDBPyConnection:
 def _events(
     tables: Mapping[str, pa.Table], name: str, year: int, settings: object | None
 ) -> dict[str, list[dict[str, Any]]]:
-    expression = known_measure(name).events(Tables.unbound(), year, settings)
     with connect(tables) as connection:
-        answer = connection.sql(ibis.to_sql(expression, dialect="duckdb")).to_arrow_table().to_pylist()
+        answer = connection.sql(_query(name, year, settings)).to_arrow_table().to_pylist()
     by_member: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for row in sorted(answer, key=lambda r: (r["member_id"], r["event_date"])):
         by_member[row["member_id"]].append(row)
     return by_member
+
+
+@functools.cache
+def _query(name: str, year: int, settings: object | None) -> str:
+    return str(ibis.to_sql(known_measure(name).events(Tables.unbound(), year, settings), dialect="duckdb"))
 
 
 def _judge(case: Case, events: Sequence[Mapping[str, Any]]) -> CaseResult:

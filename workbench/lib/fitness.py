@@ -48,8 +48,7 @@ def check(
 ) -> Fit:
     """How `measure` can be had from a slice with this fitness and these tables.
 
-    `fitness` is the slice manifest's: dates (day or year), categories_removed, complete_through,
-    measure_basis (all or without_part2: the basis of its measure_event rows).
+    `fitness` is the slice manifest's: dates (day or year), categories_removed, attribution, complete_through.
     """
     faults = _faults(measure, fitness, tables)
     through = fitness.get("complete_through")
@@ -59,7 +58,7 @@ def check(
     if "measure_event" in tables and not fitness.get("categories_removed"):
         return Fit("derived", f"{_sentence(faults)} {complete}".strip())
     reason = _sentence(faults)
-    if visible_only and not _missing(measure, tables) and fitness.get("dates", "day") == measure.precision:
+    if visible_only and not _missing(measure, tables) and fitness.get("dates", "day") == "day":
         return Fit("visible", f"{reason} {complete}".strip())
     return Fit(
         "unfit",
@@ -92,6 +91,10 @@ def _faults(measure: Measure, fitness: Mapping[str, Any], tables: Collection[str
         names = ", ".join({"part2": "42 CFR Part 2"}.get(str(c), str(c)) for c in removed)
         faults.append(
             f"claims of {names} were taken out, and some of them are visits that the measure counts"
+        )
+    if fitness.get("attribution") == "ever_own_period":
+        faults.append(
+            "members are seen only while they belonged to the organisation, and care around it counts too"
         )
     missing = _missing(measure, tables)
     if missing:
