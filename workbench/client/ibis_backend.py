@@ -5,6 +5,7 @@ The broker never sees an object of this process, only SQL, and admits it by the 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -87,7 +88,11 @@ class BrokerBackend(SQLBackend, UrlFromPath):  # type: ignore[misc]
         table = expr.as_table()
         with self.to_pyarrow_batches(table, params=params, limit=limit) as reader:
             frame = reader.read_all().to_pandas()
-        return expr.__pandas_result__(PandasData.convert_table(frame, table.schema()))
+        with warnings.catch_warnings():
+            warnings.filterwarnings(
+                "ignore", "The 'future.infer_string' option"
+            )  # ibis 12 asks pandas 3 for it
+            return expr.__pandas_result__(PandasData.convert_table(frame, table.schema()))
 
     def _get_schema_using_query(self, query: str) -> sch.Schema:
         with self._ask(f"SELECT * FROM ({query}) AS q LIMIT 0") as result:

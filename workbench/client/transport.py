@@ -66,22 +66,21 @@ class Transport:
 
     def _send(self, method: str, path: str, body: Mapping[str, object] | None) -> http.client.HTTPResponse:
         connection = _UnixConnection(self._path)
-        headers = {"Authorization": f"Bearer {self._token}", "Accept": "*/*"}
+        headers = {"Authorization": f"Bearer {self._token}", "Accept": "*/*", "Connection": "close"}
         payload = None
         if body is not None:
             payload = json.dumps(body).encode()
             headers["Content-Type"] = "application/json"
         try:
             connection.request(method, path, body=payload, headers=headers)
-            response = connection.getresponse()
+            return connection.only_response()
         except (OSError, http.client.HTTPException) as failure:
-            connection.close()
             raise errors.BrokerUnreachable(
                 "The broker does not answer.",
                 hint="It may be restarting: try again in a few seconds. If it stays away, tell your operator.",
             ) from failure
-        response.owner = connection  # type: ignore[attr-defined]  # keeps the socket open as long as the response
-        return response
+        finally:
+            connection.let_go()
 
 
 def _patiently(send: Callable[[], http.client.HTTPResponse]) -> http.client.HTTPResponse:
@@ -138,6 +137,16 @@ class _UnixConnection(http.client.HTTPConnection):
     def __init__(self, path: Path):
         super().__init__("broker")
         self._path = path
+
+    def only_response(self) -> http.client.HTTPResponse:
+        """The answer to the one request of this connection. From then on the socket is the response's to close."""
+        return self.getresponse()
+
+    def let_go(self) -> None:
+        """Closes the connection's own hold on the socket; a response that is being read keeps it open."""
+        if self.sock is not None:
+            self.sock.close()
+            self.sock = None
 
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
