@@ -16,6 +16,8 @@ AGE_GROUPS = {"0 to 5": 5, "6 to 17": 17, "18 to 44": 44, "45 to 64": 64, "65 an
 MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 SEXES = {"F": "Female", "M": "Male", "U": "Unknown"}
 UNKNOWN = "Unknown"
+SEVERAL_PLANS = "No single plan"
+"""An event whose 31 days two plans share belongs to neither."""
 
 
 class UnknownBreakdown(WorkbenchError):
@@ -35,12 +37,19 @@ class Breakdown:
     order: Callable[[], list[str]]
 
 
-def _mapped(names: Callable[[], Mapping[str, str]]) -> Callable[[pd.Series], pd.Series]:
+def _mapped(names: Callable[[], Mapping[str, str]], none: str = UNKNOWN) -> Callable[[pd.Series], pd.Series]:
     def labels(codes: pd.Series) -> pd.Series:
-        words = codes.map(names())
-        return words.fillna(codes).fillna(UNKNOWN).astype(str)
+        words = names()
+        named = [none if pd.isna(code) else words.get(code, str(code)) for code in codes]
+        return pd.Series(named, index=codes.index, dtype=object)
 
     return labels
+
+
+def _races() -> list[str]:
+    labels = list(value_sets.codes("race").values())
+    last = [label for label in ("Other", UNKNOWN) if label in labels]
+    return [label for label in labels if label not in last] + last
 
 
 def _age_group(ages: pd.Series) -> pd.Series:
@@ -66,12 +75,12 @@ BREAKDOWNS: Mapping[str, Breakdown] = {
             "race and ethnicity",
             "race",
             _mapped(lambda: value_sets.codes("race")),
-            lambda: list(value_sets.codes("race").values()),
+            _races,
         ),
         Breakdown("sex", "sex", "sex", _mapped(lambda: SEXES), lambda: list(SEXES.values())),
         Breakdown("age_group", "age", "age", _age_group, lambda: list(AGE_GROUPS)),
         Breakdown("month", "month of the visit", "event_date", _month, lambda: list(MONTHS)),
-        Breakdown("plan", "plan", "organisation_id", _mapped(dict), list),
+        Breakdown("plan", "plan", "organisation_id", _mapped(dict, none=SEVERAL_PLANS), list),
     )
 }
 
