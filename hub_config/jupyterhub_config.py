@@ -41,6 +41,8 @@ for folder, mode in (
     folder.chmod(mode)
 seats.evict(site.run, keep=places.known_sandboxes(hub / "jupyterhub.sqlite"))
 
+synthetic = any(release.synthetic for release in list_releases(site.lake))
+
 # the public address, the proxy, the Hub's own API
 c.JupyterHub.bind_url = os.environ.get("WORKBENCH_URL", "http://127.0.0.1:8000")
 c.JupyterHub.hub_bind_url = unix_url(site.run / "hub" / "hub.sock")
@@ -72,6 +74,7 @@ c.BwrapSpawner.state_folder = str(site.state)
 c.BwrapSpawner.run_folder = str(site.run)
 c.BwrapSpawner.examples_folder = str(PROJECT / "notebooks" / "examples")
 c.BwrapSpawner.apps_folder = str(PROJECT / "notebooks" / "apps")
+c.BwrapSpawner.synthetic = synthetic
 c.Spawner.default_url = "/lab"
 c.Spawner.disable_user_config = True
 c.Spawner.server_token_scopes = [
@@ -84,7 +87,7 @@ c.Spawner.server_token_scopes = [
 # pages
 c.JupyterHub.template_paths = [str(Path(__file__).with_name("templates"))]
 c.JupyterHub.template_vars = {
-    "synthetic": any(release.synthetic for release in list_releases(site.lake)),
+    "synthetic": synthetic,
     "demo_people": demo.people() if authentication.is_demo() else [],
     "demo_password": demo.password() if authentication.is_demo() else "",
 }

@@ -20,7 +20,6 @@ LAB_POLICY = "; ".join(
         "base-uri 'self'",
         "form-action 'self'",
         "frame-ancestors 'none'",
-        "webrtc 'block'",
         "sandbox allow-scripts allow-same-origin allow-forms allow-modals allow-popups",
     ]
 )

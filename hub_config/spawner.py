@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import quote
 
 from jupyterhub.spawner import Spawner
-from traitlets import Integer, Unicode
+from traitlets import Bool, Integer, Unicode
 
 from hub_config import places
 from hub_config.control import Control, Option, SpawnRefused
@@ -46,6 +46,9 @@ class BwrapSpawner(Spawner):  # type: ignore[misc]
     apps_folder = Unicode(config=True, help="Published apps; stakeholders get the first.")
     memory_bytes = Integer(4 << 30, config=True, help="For each process, and in sum where root has cgroups.")
     processes = Integer(512, config=True, help="Processes and threads of one server and its kernels.")
+    synthetic = Bool(
+        False, config=True, help="Whether the lake holds invented data: then Lab's page says so."
+    )
     ready_seconds = Integer(60, config=True, help="How long a server may take until it answers.")
 
     _running: Running | None = None
@@ -164,7 +167,7 @@ class BwrapSpawner(Spawner):  # type: ignore[misc]
             env.update(WORKBENCH_TOKEN=token or "", JUPYTERHUB_DEFAULT_URL="/")
             program, arguments = "hub_config.voila_server", [f"{APPS_INSIDE}/{found[0].name}"]
         else:
-            env["WORKBENCH_LISTEN_FD"] = str(listener)
+            env.update(WORKBENCH_LISTEN_FD=str(listener), WORKBENCH_SYNTHETIC=str(int(self.synthetic)))
             program, arguments = "hub_config.singleuser", []
         return Sandbox(
             command=[PYTHON, "-I", "-m", program, *arguments],

@@ -92,7 +92,7 @@ class Visitor:
                 raise AssertionError(f"the server of {self.name} was not ready within {seconds:.0f} s")
             time.sleep(0.05)
         taken = time.perf_counter() - begun
-        self.get(f"/user/{self.name}/api/status")  # passes the OAuth redirects, so that cookies are set
+        self.get(f"/user/{self.name}/")  # passes the OAuth redirects, so that cookies are set
         return taken
 
     def model(self) -> dict[str, Any]:

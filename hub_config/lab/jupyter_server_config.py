@@ -1,5 +1,8 @@
 """Lab's server configuration inside a sandbox; the user's own configuration files are not read."""
 
+import os
+
+from hub_config.lab_page import marked_templates
 from hub_config.policy import HEADERS, LAB_POLICY, LabAuthorizer
 
 c = get_config()  # type: ignore[name-defined]  # noqa: F821
@@ -16,3 +19,5 @@ c.KernelManager.transport = "ipc"
 c.LabApp.extension_manager = "readonly"
 c.LabApp.news_url = None
 c.LabApp.check_for_updates_class = "jupyterlab.NeverCheckForUpdate"
+if os.environ.get("WORKBENCH_SYNTHETIC") == "1":
+    c.LabApp.templates_dir = str(marked_templates())

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
+import signal
 import socket
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from workbench.sandbox.bwrap import start_ticks, stop
+from workbench.sandbox.bwrap import signal_sandbox, stop
 
 
 @dataclass(frozen=True)
@@ -47,17 +48,25 @@ class Seat:
         self.path.unlink(missing_ok=True)
 
 
-def evict(run: Path, keep: frozenset[int] = frozenset()) -> int:
-    """Ends every recorded sandbox whose pid is not in `keep`; how many there were."""
-    ended = 0
+def evict(run: Path, keep: frozenset[int] = frozenset(), patience: float = 3.0) -> int:
+    """Ends every recorded sandbox whose pid is not in `keep`, all at once; how many there were."""
+    leaving: list[tuple[int, str]] = []
     for record in sorted((run / "u").glob("*.json")):
-        with contextlib.suppress(ValueError, KeyError, OSError):
-            sitting = json.loads(record.read_text())
-            pid, started = int(sitting["child_pid"]), sitting["started"]
-            if pid in keep:
-                continue
-            if start_ticks(pid) == started:
-                stop(pid, started, patience=3)
-                ended += 1
+        pid, started = _sitting(record)
+        if pid in keep:
+            continue
+        if started is not None and signal_sandbox(pid, started, signal.SIGTERM):
+            leaving.append((pid, started))
         Seat(run, record.stem).leave()
-    return ended
+    deadline = time.monotonic() + patience
+    for pid, started in leaving:
+        stop(pid, started, patience=max(deadline - time.monotonic(), 0.1))
+    return len(leaving)
+
+
+def _sitting(record: Path) -> tuple[int, str | None]:
+    try:
+        sitting = json.loads(record.read_text())
+        return int(sitting["child_pid"]), sitting["started"]
+    except (OSError, ValueError, KeyError):
+        return 0, None
