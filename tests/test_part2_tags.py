@@ -1,0 +1,213 @@
+"""One hit of the dated code list, a listed drug or a Part 2 program tags the whole claim; nothing else does."""
+
+from __future__ import annotations
+
+from collections import Counter
+from datetime import date
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pytest
+
+from workbench.lake.part2 import LINK_DAYS, sensitive_claims
+from workbench.schema import dictionary
+from workbench.schema.code_lists import code_list
+
+CLAIM = {"claim_id": "c", "member_id": "m", "from_date": date(2025, 3, 10), "through_date": date(2025, 3, 12)}
+FILL = {"claim_id": "p", "member_id": "m", "fill_date": date(2025, 3, 14)}
+NDC = {"value_set": "ndc_ingredient", "code_system": "NDC", "code": "99999000999", "match": "exact"}
+
+
+def tags(**tables: list[dict[str, Any]]) -> set[tuple[str, str, str]]:
+    """(kind, claim, reason) of every tag over the given rows; the other tables are empty."""
+    con = duckdb.connect()
+    for name in (
+        "medical_claim",
+        "medical_claim_line",
+        "diagnosis",
+        "procedure",
+        "pharmacy_claim",
+        "provider",
+        "value_set",
+    ):
+        con.register("given", pa.Table.from_pylist(tables.get(name, []), dictionary()[name].arrow_schema))
+        con.execute(f"CREATE TABLE {name} AS FROM given")
+        con.unregister("given")
+    sensitive_claims(con)
+    found = con.execute("SELECT kind, claim_id, reason, category, member_id FROM sensitive_claim").fetchall()
+    assert all(row[3:] == ("part2", "m") for row in found)
+    return {row[:3] for row in found}
+
+
+def claim(day: str = "2025-03-10", through: str | None = None, **more: Any) -> dict[str, Any]:
+    first = date.fromisoformat(day)
+    return {
+        **CLAIM,
+        "from_date": first,
+        "through_date": date.fromisoformat(through) if through else first,
+        **more,
+    }
+
+
+def dx(code: str, system: str = "ICD-10-CM", position: int = 2) -> dict[str, Any]:
+    return {**CLAIM, "role": "other", "position": position, "code_system": system, "code": code}
+
+
+def line(code: str | None = None, **more: Any) -> dict[str, Any]:
+    return {**CLAIM, "line_number": 1, "procedure_code": code, **more}
+
+
+def px(code: str, system: str) -> dict[str, Any]:
+    return {"claim_id": "c", "member_id": "m", "position": 1, "code_system": system, "code": code}
+
+
+HIT = [
+    ("a diagnosis in any position", {"diagnosis": [dx("F1120", position=25)]}, "diagnosis"),
+    ("an ICD-9 diagnosis as ICD-9", {"diagnosis": [dx("30390", "ICD-9-CM")]}, "diagnosis"),
+    ("a poisoning by an opioid (addition)", {"diagnosis": [dx("T402X1A")]}, "diagnosis"),
+    ("an ICD-10 procedure", {"procedure": [px("HZ2ZZZZ", "ICD-10-PCS")]}, "procedure"),
+    ("an ICD-9 procedure", {"procedure": [px("9461", "ICD-9-PCS")]}, "procedure"),
+    ("a DRG", {"medical_claim": [claim(ms_drg="897")]}, "drg"),
+    ("the DRG that CMS's list lacks", {"medical_claim": [claim(ms_drg="894")]}, "drg"),
+    ("HCPCS H0034 on a line", {"medical_claim_line": [line("H0034")]}, "line"),
+    ("CPT 99408 on a line", {"medical_claim_line": [line("99408")]}, "line"),
+    ("an HCPCS that CMS's list lacks", {"medical_claim_line": [line("H0001")]}, "line"),
+    ("counselling with the SUD modifier", {"medical_claim_line": [line("H0004", modifier_3="HF")]}, "line"),
+    ("any line with the opioid programme modifier", {"medical_claim_line": [line("99213", modifier_1="HG")]}, "line"),
+    ("a taxonomy of an SUD facility", {"medical_claim_line": [line(rendering_taxonomy="261QM2800X")]}, "provider"),
+    (
+        "a drug given on a medical line",
+        {"medical_claim_line": [line(ndc=NDC["code"])], "value_set": [{**NDC, "label": "naltrexone"}]},
+        "drug",
+    ),
+    (
+        "a billing provider that is a Part 2 program",
+        {"medical_claim": [claim(billing_npi="1")], "provider": [{"npi": "1", "part2_program": True}]},
+        "provider",
+    ),
+    (
+        "a rendering provider that is a Part 2 program",
+        {"medical_claim_line": [line(rendering_npi="1")], "provider": [{"npi": "1", "part2_program": True}]},
+        "provider",
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("tables", "reason"), [(t, r) for _, t, r in HIT], ids=[name for name, _, _ in HIT])
+def test_one_hit_tags_the_whole_claim(tables: dict[str, list[dict[str, Any]]], reason: str) -> None:
+    assert tags(**{"medical_claim": [claim()], **tables}) == {("medical", "c", reason)}
+
+
+MISS = [
+    ("a diagnosis H0034 is not HCPCS H0034", {"diagnosis": [dx("H0034")]}),
+    ("a line F1120 is not the diagnosis", {"medical_claim_line": [line("F1120")]}),
+    ("an ICD-10 code called ICD-9", {"diagnosis": [dx("F1120", "ICD-9-CM")]}),
+    ("a procedure code among diagnoses", {"diagnosis": [dx("HZ2ZZZZ")]}),
+    ("the beginning of a code", {"diagnosis": [dx("F112")]}),
+    ("nicotine is not on the list", {"diagnosis": [dx("F17210")]}),
+    ("counselling without the SUD modifier", {"medical_claim_line": [line("H0004", modifier_1="HE")]}),
+    ("MS-DRG 522 after CMS-DRG 522 had ended", {"medical_claim": [claim(ms_drg="522")]}),
+    ("a revenue code that looks like a DRG", {"medical_claim_line": [line(revenue_code="0897")]}),
+    ("another drug on a medical line", {"medical_claim_line": [line(ndc=NDC["code"])],
+                                        "value_set": [{**NDC, "label": "sertraline"}]}),
+    ("a provider that is no program", {"medical_claim": [claim(billing_npi="1")],
+                                       "provider": [{"npi": "1", "part2_program": False}]}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("tables", [t for _, t in MISS], ids=[name for name, _ in MISS])
+def test_what_is_no_hit_tags_nothing(tables: dict[str, list[dict[str, Any]]]) -> None:
+    assert tags(**{"medical_claim": [claim()], **tables}) == set()
+
+
+@pytest.mark.parametrize(
+    ("day", "through", "tagged"),
+    [
+        ("2023-12-30", "2023-12-31", False),
+        ("2023-12-31", "2024-01-01", True),
+        ("2024-01-01", "2024-01-01", True),
+        ("2025-06-01", None, True),
+    ],
+)
+def test_a_code_counts_where_the_claims_first_or_last_day_lies_in_its_validity(
+    day: str, through: str | None, tagged: bool
+) -> None:
+    """G0137 is valid from 2024-01-01."""
+    found = tags(medical_claim=[claim(day, through)], medical_claim_line=[line("G0137")])
+    assert found == ({("medical", "c", "line")} if tagged else set())
+
+
+def test_a_code_counts_until_its_validity_ends() -> None:
+    assert tags(medical_claim=[claim("2006-05-01", ms_drg="522")]) == {("medical", "c", "drg")}
+
+
+@pytest.mark.parametrize(
+    ("drug", "tagged"),
+    [
+        ("buprenorphine", True),
+        ("buprenorphine/naloxone", True),
+        ("methadone hydrochloride", True),
+        ("naloxone", False),
+        ("methadonex", False),
+        (None, False),
+    ],
+)
+def test_a_dispensed_drug_is_tagged_by_its_ingredient(drug: str | None, tagged: bool) -> None:
+    found = tags(pharmacy_claim=[{**FILL, "drug_name": drug}])
+    assert found == ({("pharmacy", "p", "drug")} if tagged else set())
+
+
+@pytest.mark.parametrize("role", ["prescriber_npi", "pharmacy_npi"])
+def test_a_fill_from_a_part2_program_is_tagged(role: str) -> None:
+    found = tags(pharmacy_claim=[{**FILL, role: "1"}], provider=[{"npi": "1", "part2_program": True}])
+    assert found == {("pharmacy", "p", "provider")}
+
+
+@pytest.mark.parametrize(
+    ("days", "prescriber", "member", "linked"),
+    [
+        (0, "9", "m", True),
+        (LINK_DAYS, "9", "m", True),
+        (LINK_DAYS + 1, "9", "m", False),
+        (-1, "9", "m", False),
+        (0, "8", "m", False),
+    ],
+)
+def test_a_fill_is_linked_to_a_tagged_visit_of_its_prescriber(
+    days: int, prescriber: str, member: str, linked: bool
+) -> None:
+    visit = claim(billing_npi="9")
+    day = date.fromordinal(visit["through_date"].toordinal() + days)
+    found = tags(
+        medical_claim=[visit],
+        medical_claim_line=[line()],
+        diagnosis=[dx("F1120")],
+        pharmacy_claim=[
+            {
+                **FILL,
+                "member_id": member,
+                "fill_date": day,
+                "drug_name": "gabapentin",
+                "prescriber_npi": prescriber,
+            }
+        ],
+    )
+    assert found == {("medical", "c", "diagnosis")} | ({("pharmacy", "p", "linked")} if linked else set())
+
+
+def test_the_code_list_holds_cms_list_whole_and_names_every_addition() -> None:
+    codes = code_list()
+    cms = Counter(c.code_system for c in codes if c.origin == "cms")
+    assert cms == {
+        "ICD-10-CM": 447,
+        "ICD-9-CM": 135,
+        "HCPCS": 62,
+        "ICD-10-PCS": 57,
+        "ICD-9-PCS": 14,
+        "MS-DRG": 5,
+        "CPT": 4,
+    }
+    assert {c.origin for c in codes} == {"cms", "addition"}
+    assert all(c.note for c in codes if c.origin == "addition")
+    assert all(c.code == c.code.upper().replace(".", "") for c in codes if c.code_system != "INGREDIENT")
