@@ -1,11 +1,7 @@
-"""What can go wrong between a notebook and the broker, each with what to do next.
-
-In a notebook an error of this family shows as two lines, without a traceback through the client's own code.
-"""
+"""What can go wrong between a notebook and the broker, each with what to do next."""
 
 from __future__ import annotations
 
-import html
 from collections.abc import Mapping
 
 from workbench.errors import WorkbenchError
@@ -13,21 +9,6 @@ from workbench.errors import WorkbenchError
 
 class ClientError(WorkbenchError):
     """Any failure that the client reports."""
-
-    def _render_traceback_(self) -> list[str]:
-        """IPython shows this in place of a traceback: the answer is in the words, not in the client's code."""
-        lines = [f"{type(self).__name__} [{self.code}]: {self.reason}"]
-        if self.hint:
-            lines.append(f"  → {self.hint}")
-        return lines
-
-    def _repr_html_(self) -> str:
-        hint = f'<div style="margin-top:4px">→ {html.escape(self.hint)}</div>' if self.hint else ""
-        return (
-            '<div style="border-left:4px solid #b45309;background:#fff7ed;color:#431407;padding:8px 12px;'
-            'font:13px/1.5 system-ui,sans-serif;max-width:60em">'
-            f"<b>Refused</b> <code>{html.escape(self.code)}</code><div>{html.escape(self.reason)}</div>{hint}</div>"
-        )
 
 
 class BrokerUnreachable(ClientError):

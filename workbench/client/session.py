@@ -197,6 +197,7 @@ def connect(socket: str | Path | None = None, token: str | None = None) -> Sessi
     On the Hub nothing need be given. Raises NoToken, BrokerUnreachable, TokenRefused, or BrokerRefusal where the
     grant has ended.
     """
+    show.figures_as_svg()
     if socket is not None and token is not None:
         return Session(Transport(Path(socket), token))
     return Session(Transport.from_environment(_with(socket, token)))

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import html
+import sys
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 WIDEST_CELL = 60
 SYNTHETIC_MARK = "SYNTHETIC DATA"
@@ -79,3 +84,18 @@ def text_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[st
         "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows
     ]
     return lines
+
+
+def figures_as_svg() -> None:
+    """In a notebook, shows matplotlib figures as SVG in the house fonts. Nothing is imported for it."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None else None
+    if shell is not None:
+        formatter = shell.display_formatter.formatters["image/svg+xml"]
+        formatter.for_type_by_name("matplotlib.figure", "Figure", _svg)
+
+
+def _svg(figure: Figure) -> str:
+    from workbench.lib.plots import to_svg
+
+    return to_svg(figure)
