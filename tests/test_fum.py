@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import functools
+import re
 from collections import Counter
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -16,6 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from workbench.lake import deck
+from workbench.lib.encounters import NOT_AMBULATORY, RESIDENTIAL, STAYS
 from workbench.lib.measures import (
     MEASURES,
     UnknownMeasure,
@@ -25,8 +29,9 @@ from workbench.lib.measures import (
     measure,
     rates,
 )
-from workbench.lib.measures.fum import REASONS, FumSettings
+from workbench.lib.measures.fum import FOLLOW_UP_CODES, ILLNESS, REASONS, SELF_HARM, WIDER, FumSettings
 from workbench.lib.tables import Tables, UnknownTable
+from workbench.schema import value_sets
 from workbench.schema.dictionary import dictionary
 
 FUM = MEASURES["FUM"]
@@ -265,3 +270,18 @@ def test_unknown_measure_year_and_table_are_refused_by_name() -> None:
         FUM.events(Tables.unbound(), 1999)
     with pytest.raises(UnknownTable, match="no_table"):
         Tables.unbound()["no_table"]
+
+
+def test_the_page_of_the_measure_names_every_setting_reason_column_and_code_list() -> None:
+    page = (Path(__file__).resolve().parents[1] / "docs" / "measures" / "FUM.md").read_text(encoding="utf-8")
+    names = [setting.name for setting in dataclasses.fields(FumSettings)]
+    columns = list(FUM.events(Tables.unbound(), 2025).columns)
+    for word in (*names, *columns, *FOLLOW_UP_CODES, ILLNESS, SELF_HARM, WIDER, *STAYS, RESIDENTIAL):
+        assert f"`{word}`" in page, word
+    numbered = re.findall(r"^\d+\. (.*)$", page, flags=re.MULTILINE)
+    assert numbered == list(REASONS)
+
+
+def test_every_code_list_that_the_measure_names_exists() -> None:
+    wanted = (*FOLLOW_UP_CODES, ILLNESS, SELF_HARM, WIDER, *STAYS, RESIDENTIAL, *NOT_AMBULATORY)
+    assert set(wanted) | {"expired", "hospice_or_home_health", "home_health_bill"} <= set(value_sets.names())

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from workbench.errors import WorkbenchError
 from workbench.lib import plots
 from workbench.lib.breakdowns import Breakdown, breakdown
 from workbench.lib.fitness import Fit
@@ -17,8 +18,11 @@ from workbench.lib.measures import Measure
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-SMALL = 10
-"""A cell of 1 to SMALL people is hidden where hiding is asked for (CalHHS Data De-Identification Guidelines)."""
+
+class UnknownNumerator(WorkbenchError):
+    """A numerator that the measure does not have."""
+
+    code = "unknown-numerator"
 
 
 @dataclass(frozen=True)
@@ -61,21 +65,20 @@ class MeasureResult:
         by: str | None = None,
         *,
         numerator: str | None = None,
-        hide_small: bool = False,
         width: plots.Width = "wide",
     ) -> Figure:
-        """Bars by group, or a line over months. `hide_small` hatches groups of 1 to 10 people, for pages others see."""
+        """Bars by group, or a line over months. For pages that others see, plot a tabulation: its small cells are hidden."""
+        if numerator is not None and numerator not in self.measure.numerators:
+            raise UnknownNumerator(
+                f"{self.measure.name} has no numerator {numerator!r}.",
+                hint=f"It has: {', '.join(self.measure.numerators)}.",
+            )
         title, note = self.measure.subject, f"Measurement year {self.year}"
         if by == "month":
-            wide = self.rates("month").pivot(index="month", columns="numerator", values=["rate", "people"])
-            wide = wide.reindex(
-                [m for m in breakdown("month", self.events.columns).order() if m in wide.index]
-            )
-            frame = wide["rate"].reset_index()
-            if hide_small:
-                frame["hidden"] = (wide["people"][self.measure.numerators[0]] <= SMALL).to_numpy()
+            wide = self.rates("month").pivot(index="month", columns="numerator", values="rate")
+            months = [m for m in breakdown("month", self.events.columns).order() if m in wide.index]
             return plots.month_line(
-                frame,
+                wide.reindex(months).reset_index(),
                 series=self.measure.numerators,
                 names=self.measure.numerator_titles,
                 title=title,
@@ -88,8 +91,6 @@ class MeasureResult:
         numerators = [numerator] if numerator else list(self.measure.numerators)
         rates = self.rates(by or ())
         rates = rates[rates["numerator"].isin(numerators)]
-        if hide_small:
-            rates = rates.assign(hidden=rates["people"].between(1, SMALL))
         words = self.measure.numerator_titles
         if by is None:
             rates = rates.assign(label=[words[n][0].upper() + words[n][1:] for n in rates["numerator"]])
