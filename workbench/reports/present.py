@@ -66,7 +66,7 @@ def rate_tables(events: pd.DataFrame, by: Codes) -> dict[str, pd.DataFrame]:
         table[f"met_{window}"] = table[f"met_{window}"].astype("Float64").mask(table[mask])
     for column in ("events", "people"):
         table[column] = table[column].astype("Float64").mask(table["hidden"])
-    return _split(table)
+    return _split(table, by)
 
 
 def people_tables(groups: pd.DataFrame, by: Codes) -> dict[str, pd.DataFrame]:
@@ -93,7 +93,7 @@ def people_tables(groups: pd.DataFrame, by: Codes) -> dict[str, pd.DataFrame]:
     table = table[(table["people"] > 0) | (table["by"] == "total")]
     for column in ("people", "member_months"):
         table[column] = table[column].astype("Float64").mask(table["hidden"])
-    return _split(table)
+    return _split(table, by)
 
 
 def mostly_small(events: pd.DataFrame, column: str, codes: Sequence[str]) -> bool:
@@ -169,10 +169,9 @@ def _merged(frame: pd.DataFrame, cells: Sequence[_Cell], quantities: Quantities)
     return out
 
 
-def _split(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
+def _split(table: pd.DataFrame, by: Codes) -> dict[str, pd.DataFrame]:
     return {
-        str(name): part.drop(columns="by").reset_index(drop=True)
-        for name, part in table.groupby("by", sort=False)
+        name: table[table["by"] == name].drop(columns="by").reset_index(drop=True) for name in ("total", *by)
     }
 
 
@@ -242,6 +241,16 @@ def count(value: Any) -> str:
 def percent(value: Any) -> str:
     """A rate as per cent with one place, or the mark."""
     return MARK if pd.isna(value) else f"{float(value):.1%}"
+
+
+def share(part: Any, whole: Any) -> str:
+    """A part of a whole as per cent; a dash where the whole is nothing."""
+    return "–" if not pd.isna(whole) and whole == 0 else percent(part / whole)
+
+
+def rate(row: Any, window: str) -> str:
+    """The rate of a row of `rate_tables`; a dash where there was no event to follow up."""
+    return "–" if row["events"] == 0 else percent(row[f"rate_{window}"])
 
 
 def _cells_html(row: Sequence[str]) -> str:

@@ -122,9 +122,9 @@ class Schedules:
         )
         self._scheduler.resume()
 
-    def stop(self) -> None:
-        """Ends; a run that is under way is ended with the process and marked when the scheduler starts again."""
-        self._scheduler.shutdown(wait=False)
+    def stop(self, *, wait: bool = False) -> None:
+        """Ends. A run under way is waited for, or ends with the process and is marked at the next start."""
+        self._scheduler.shutdown(wait=wait)
         self.history.close()
 
     def next_run(self, report: str, organisation: str) -> datetime | None:
