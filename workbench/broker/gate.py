@@ -33,6 +33,7 @@ logging.getLogger("sqlglot").disabled = True  # it would print the statement, li
 __all__ = ["Admitted", "GateRefusal", "admit", "redact"]
 
 _DIALECT = DuckDB()
+_BRACKETS = re.compile(r"""'[^']*'|"[^"]*"|[\[\](){}]""")
 _LITERALS = {
     TokenType.STRING,
     TokenType.NUMBER,
@@ -129,6 +130,7 @@ def _tokens(sql: str) -> list[Token]:
             hint="Join with the table value_set, or ask in several statements.",
             construct="length",
         )
+    _check_raw_depth(sql)
     if "\x00" in sql:
         raise GateRefusal("The statement holds a NUL character.", hint="Write plain text.", construct="NUL")
     try:
@@ -149,6 +151,23 @@ def _tokens(sql: str) -> list[Token]:
     return tokens
 
 
+def _check_raw_depth(sql: str) -> None:
+    """A first look, cheap and rough, that spares the tokeniser a wall of brackets."""
+    depth = 0
+    for found in _BRACKETS.finditer(sql):
+        depth += 1 if found[0] in "([{" else -1 if found[0] in ")]}" else 0
+        if depth > 4 * rules.MAX_DEPTH:
+            raise _too_deep()
+
+
+def _too_deep() -> GateRefusal:
+    return GateRefusal(
+        f"The statement nests more than {rules.MAX_DEPTH} deep.",
+        hint="Name the inner parts in a WITH clause.",
+        construct="nesting",
+    )
+
+
 def _check_depth(tokens: list[Token]) -> None:
     depth = 0
     chains = [0]
@@ -158,11 +177,7 @@ def _check_depth(tokens: list[Token]) -> None:
             depth += 1
             chains.append(0)
             if depth > rules.MAX_DEPTH:
-                raise GateRefusal(
-                    f"The statement nests more than {rules.MAX_DEPTH} deep.",
-                    hint="Name the inner parts in a WITH clause.",
-                    construct="nesting",
-                )
+                raise _too_deep()
         elif kind in _CLOSERS and depth:
             depth -= 1
             chains.pop()
@@ -218,19 +233,23 @@ def _syntax_refusal(error: SqlglotError) -> GateRefusal:
 def _check_syntax(tree: exp.Expression) -> None:
     kind = type(tree).__name__
     if not isinstance(tree, exp.Query | exp.Values):
-        name = rules.STATEMENTS.get(kind, "this statement")
+        name, hint = rules.STATEMENTS.get(kind, "this statement"), ""
         if isinstance(tree, exp.Command):
             name = shown(str(tree.this)).upper() or name
+        if kind == "Pivot":
+            hint = rules.CONSTRUCTS["PIVOT"][1]
         raise GateRefusal(
             f"Only SELECT is admitted; {name} is not.",
-            hint=instead(name) or "Queries only read. Keep intermediate results as a WITH clause.",
+            hint=hint or instead(name) or "Queries only read. Keep intermediate results as a WITH clause.",
             construct=name,
         )
     for node in tree.walk():
         kind = type(node).__name__
         if kind in rules.SYNTAX:
             continue
-        if kind in rules.STATEMENTS:
+        if kind in ("Columns", "Pivot", "UnpivotColumns"):
+            name, hint = rules.CONSTRUCTS["COLUMNS" if kind == "Columns" else "PIVOT"]
+        elif kind in rules.STATEMENTS:
             name, hint = (
                 rules.STATEMENTS[kind],
                 "Queries only read. Keep intermediate results as a WITH clause.",
@@ -243,8 +262,6 @@ def _check_syntax(tree: exp.Expression) -> None:
             name, hint = rules.CONSTRUCTS["PARAMETER"]
         elif isinstance(node, exp.Lambda):
             name, hint = rules.CONSTRUCTS["LAMBDA"]
-        elif kind in ("Columns", "Pivot", "UnpivotColumns"):
-            name, hint = rules.CONSTRUCTS["COLUMNS" if kind == "Columns" else "PIVOT"]
         else:
             name, hint = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", kind).upper(), ""
         raise GateRefusal(f"{name[0].upper()}{name[1:]} is not admitted.", hint=hint, construct=name)

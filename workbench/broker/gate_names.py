@@ -447,44 +447,54 @@ def _check_function(node: Tree) -> None:
 
 
 def _check_bounded(name: str, node: Tree) -> None:
-    index, what = rules.BOUNDED_ARGUMENTS[name]
     arguments = [argument.get("expression") or {} for argument in node.get("arguments") or []]
-    if len(arguments) <= index:
-        return
-    argument = arguments[index]
-    if what == "pad":
-        if not _short_pad(argument):
+    for index, what in rules.BOUNDED_ARGUMENTS[name].items():
+        if len(arguments) <= index:
+            continue
+        if what == "pad":
+            if not _short_pad(arguments[index]):
+                raise GateRefusal(
+                    f"{name} takes a literal number of at most {rules.MAX_PAD:,}.",
+                    hint="Write the number into the statement.",
+                    construct=name,
+                )
+        elif not _short_text(arguments[index]):
             raise GateRefusal(
-                f"{name} pads to a literal length of at most {rules.MAX_PAD:,} characters.",
-                hint="Write the length as a number.",
+                f"{name} takes a literal text of at most {rules.MAX_PATTERN:,} characters here.",
+                hint="Write it into the statement; for many codes use IN (…) or the table value_set.",
                 construct=name,
             )
-        return
-    texts = [argument]
-    if what == "text" and argument.get("function_name") == "list_value":
-        texts = [entry.get("expression") or {} for entry in argument.get("arguments") or []]
-    for text in texts:
-        literal = text.get("literal") or {}
-        if text.get("class") != "CONSTANT" or len(str(literal.get("text", ""))) > rules.MAX_PATTERN:
-            raise GateRefusal(
-                f"{name} takes its pattern as a literal text of at most {rules.MAX_PATTERN:,} characters.",
-                hint="Write the pattern into the statement; for many codes use IN (…) or the table value_set.",
-                construct=name,
-            )
+
+
+def _short_text(node: Tree) -> bool:
+    if node.get("function_name") == "list_value":
+        return all(_short_text(entry.get("expression") or {}) for entry in node.get("arguments") or [])
+    text = (node.get("literal") or {}).get("text", "")
+    return node.get("class") == "CONSTANT" and len(str(text)) <= rules.MAX_PATTERN
 
 
 def _short_pad(node: Tree) -> bool:
-    if node.get("class") == "CONSTANT":
+    """Whether a number is at most MAX_PAD whatever the data are."""
+    kind, name = node.get("class"), node.get("function_name")
+    arguments = [argument.get("expression") or {} for argument in node.get("arguments") or []]
+    if kind == "CONSTANT":
         text = str((node.get("literal") or {}).get("text", ""))
         return text.isdigit() and int(text) <= rules.MAX_PAD
-    if node.get("class") == "CAST":
+    if kind == "CAST":
         return _short_pad(node.get("child") or {})
-    if node.get("class") == "FUNCTION" and node.get("function_name") in ("greatest", "least"):
-        return all(_short_pad(a.get("expression") or {}) for a in node.get("arguments") or [])
-    if node.get("class") == "FUNCTION" and node.get("function_name") in ("length", "len", "strlen"):
-        arguments = node.get("arguments") or []
-        return len(arguments) == 1 and (arguments[0].get("expression") or {}).get("class") == "COLUMN_REF"
-    return False
+    if kind == "FUNCTION" and name in ("greatest", "least"):
+        return all(_short_pad(argument) for argument in arguments)
+    if kind == "FUNCTION" and name == "-" and len(arguments) == 2:
+        return _short_pad(arguments[0]) and _is_length(arguments[1])
+    return _is_length(node)
+
+
+def _is_length(node: Tree) -> bool:
+    """length(column): never negative, and a column's text is short."""
+    arguments = [argument.get("expression") or {} for argument in node.get("arguments") or []]
+    if node.get("class") != "FUNCTION" or node.get("function_name") not in ("length", "len", "strlen"):
+        return False
+    return len(arguments) == 1 and arguments[0].get("class") == "COLUMN_REF"
 
 
 def shown(name: str) -> str:
