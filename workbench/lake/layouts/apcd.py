@@ -100,10 +100,10 @@ def _problems(elements: apcd_elements.FileElements, created: date | None) -> str
     for names, reason in ((elements.dates, "bad date"), (elements.numbers, "bad number")):
         for name in names:
             whens.append(f"WHEN wb_text(raw_{name}) IS NOT NULL AND {name} IS NULL THEN '{reason}'")
-    whens += [f"WHEN {condition} THEN '{reason}'" for condition, reason in elements.rules]
     if created is not None and elements.past:
         later = " OR ".join(f"{name} > DATE '{created}'" for name in elements.past)
         whens.append(f"WHEN {later} THEN 'date after the file was made'")
+    whens += [f"WHEN {condition} THEN '{reason}'" for condition, reason in elements.rules]
     return "\n".join(whens)
 
 
