@@ -25,6 +25,8 @@ from workbench.lake.release import Release
 
 FOREVER = "DATE '9999-12-31'"
 
+KEPT = "NULL::VARCHAR"
+
 OTHER_MEMBERS = "other members"
 OUTSIDE = "outside the attributed spans"
 NO_CLAIM = "its claim is not in the release"
@@ -100,7 +102,7 @@ class Selection:
 
 
 class Cutter:
-    """The temporary tables of one build: `permitted` members, their `span`s, the `claim_fate` of their claims."""
+    """The temporary tables of one build: `permitted` members, their `span`s, the claims of theirs that stay out."""
 
     def __init__(
         self,
@@ -136,8 +138,6 @@ class Cutter:
                 f"Table {table} holds members' rows, but no rule says which of them belong to a grant.",
                 hint="Add one to CUTS in workbench/broker/cut.py.",
             )
-        if cut.claim is not None:
-            self.claims()
         source = f"{self._rows(table, cut)} s JOIN permitted p ON p.member_id = s.member_id"
         fates = []
         if table == "measure_event" and self._basis != "both":
@@ -146,72 +146,100 @@ class Cutter:
             fates.append(f"CASE WHEN NOT {self._in_span(cut.day)} THEN '{OUTSIDE}' END")
         if self.own_period and cut.own_only:
             fates.append(f"CASE WHEN NOT ({self._own(cut)}) THEN '{OUTSIDE}' END")
-        if cut.claim is not None:
-            kind, column = cut.claim
-            source += f" LEFT JOIN claim_fate f ON f.claim_id = s.{column} AND f.kind = {kind}"
+        if cut.claim is not None and cut.claim_may_be_empty:
+            self._claims_of(table, cut.claim[1])
+            source += f" LEFT JOIN noted_claim f ON f.claim_id = s.{cut.claim[1]}"
             unknown = f"CASE WHEN f.claim_id IS NULL THEN '{NO_CLAIM}' ELSE f.fate END"
-            fates.append(
-                f"CASE WHEN s.{column} IS NOT NULL THEN {unknown} END" if cut.claim_may_be_empty else unknown
-            )
-        return Selection(source, f"coalesce({', '.join(fates)})" if fates else "NULL::VARCHAR")
+            fates.append(f"CASE WHEN s.{cut.claim[1]} IS NOT NULL THEN {unknown} END")
+        elif cut.claim is not None and self._drops_claims:
+            self.claims()
+            kind, column = cut.claim
+            source += f" LEFT JOIN claim_out f ON f.claim_id = s.{column} AND f.kind = {kind}"
+            fates.append("f.fate")
+        return Selection(source, f"coalesce({', '.join(fates)})" if fates else KEPT)
 
-    def removed(self, table: str) -> dict[str, int]:
-        """How many rows of the release a table loses, by reason. A span that is clipped is not lost."""
+    def removed(self, table: str, rows_in: int, rows: int) -> dict[str, int]:
+        """How many of the release's rows a table loses, by reason. A span that is clipped is not lost."""
         selection = self.select(table)
-        relation = self._release.relation(table)
         if CUTS[table].clipped and self.own_period:
+            relation = self._release.relation(table)
             theirs = self._one(
                 f"SELECT count(*) FROM {relation} s SEMI JOIN permitted p ON p.member_id = s.member_id"
             )
             met = self._one(
                 f"SELECT count(*) FROM {relation} s WHERE EXISTS (SELECT 1 FROM span x WHERE {_MEETS})"
             )
-            counts = {OUTSIDE: theirs - met}
+            counts = {OUTSIDE: theirs - met, OTHER_MEMBERS: rows_in - theirs}
+        elif selection.fate == KEPT:
+            counts = {OTHER_MEMBERS: rows_in - rows}
         else:
-            rows = self._con.execute(
-                f"SELECT {selection.fate} AS fate, count(*) FROM {selection.source} GROUP BY ALL"
-            ).fetchall()
-            counts = {fate: count for fate, count in rows if fate is not None}
-        others = f"SELECT count(*) FROM {relation} s ANTI JOIN permitted p ON p.member_id = s.member_id"
-        counts[OTHER_MEMBERS] = self._one(others)
+            query = f"SELECT {selection.fate} AS fate, count(*) FROM {selection.source} GROUP BY ALL"
+            fates = dict(self._con.execute(query).fetchall())
+            counts = {OTHER_MEMBERS: rows_in - sum(fates.values())}
+            counts |= {reason: count for reason, count in fates.items() if reason is not None}
         return {reason: counts[reason] for reason in sorted(counts) if counts[reason]}
 
-    def claims(self) -> None:
-        """Makes `claim_fate`: one row per kind and claim of a permitted member; fate is NULL where it is kept.
+    @property
+    def _drops_claims(self) -> bool:
+        return self.own_period or bool(self._excluded)
 
-        Kind `any` stands for the claim whichever kind it is: what a care note speaks of. A claim that has no final
-        version has no day, so `ever_own_period` leaves it out.
+    def claims(self) -> None:
+        """Makes `claim_out`: kind, claim and reason of each claim that is not in the slice though its member is.
+
+        A claim without a final version has no day, so `ever_own_period` leaves it out.
         """
         if self._claims_known:
             return
+        self._claims_known = True
         release, con = self._release, self._con
         hidden = ", ".join("'" + category + "'" for category in self._excluded) or "NULL"
         con.execute(
-            "CREATE TEMP TABLE hidden_claim AS SELECT kind, claim_id, min(category) AS category "
-            f"FROM {release.relation('sensitive_claim')} WHERE category IN ({hidden}) GROUP BY ALL"
+            "CREATE TEMP TABLE claim_out AS SELECT kind, claim_id, min(category) AS fate "
+            f"FROM {release.relation('sensitive_claim')} s SEMI JOIN permitted p ON p.member_id = s.member_id "
+            f"WHERE category IN ({hidden}) GROUP BY ALL"
         )
-        headers = " UNION ALL ".join(
-            f"SELECT {kind} AS kind, s.claim_id, {self._outside(CUTS[table].day)} AS outside "
-            f"FROM {release.relation(table)} s SEMI JOIN permitted p ON p.member_id = s.member_id"
-            for table, kind in HEADERS.items()
-        )
-        con.execute(f"CREATE TEMP TABLE header AS {headers}")
+        if not self.own_period:
+            return
+        con.execute(f"CREATE TEMP TABLE header AS {self._headers()}")
         con.execute(
-            "INSERT INTO header SELECT DISTINCT s.kind, s.claim_id, "
-            f"{'true' if self.own_period else 'false'} FROM {release.relation('claim_version')} s "
-            "SEMI JOIN permitted p ON p.member_id = s.member_id "
+            "INSERT INTO header SELECT DISTINCT s.kind, s.claim_id, s.member_id, true "
+            f"FROM {release.relation('claim_version')} s SEMI JOIN permitted p ON p.member_id = s.member_id "
             "ANTI JOIN header h ON h.kind = s.kind AND h.claim_id = s.claim_id"
         )
         con.execute(
-            "CREATE TEMP TABLE claim_fate AS SELECT h.kind, h.claim_id, "
-            f"CASE WHEN h.outside THEN '{OUTSIDE}' ELSE c.category END AS fate "
-            "FROM header h LEFT JOIN hidden_claim c ON c.kind = h.kind AND c.claim_id = h.claim_id"
-        )
-        con.execute(
-            "INSERT INTO claim_fate SELECT 'any', claim_id, max(fate) FROM claim_fate GROUP BY claim_id"
+            f"INSERT INTO claim_out SELECT kind, claim_id, '{OUTSIDE}' FROM header h WHERE h.outside "
+            "AND NOT EXISTS (SELECT 1 FROM claim_out o WHERE o.kind = h.kind AND o.claim_id = h.claim_id)"
         )
         con.execute("DROP TABLE header")
-        self._claims_known = True
+
+    def kept_claims(self) -> str:
+        """A SELECT of `kind`, `claim_id`, `member_id`: every claim of the slice once, final versions and others."""
+        versions = f"SELECT kind, claim_id, member_id FROM {self._release.relation('claim_version')}"
+        claims = f"SELECT kind, claim_id, member_id FROM ({self._headers()}) UNION {versions}"
+        kept = f"SELECT c.* FROM ({claims}) c SEMI JOIN permitted p ON p.member_id = c.member_id"
+        if not self._drops_claims:
+            return kept
+        self.claims()
+        return f"{kept} ANTI JOIN claim_out o ON o.kind = c.kind AND o.claim_id = c.claim_id"
+
+    def _headers(self) -> str:
+        """A SELECT of the claims with a final version: `kind`, `claim_id`, `member_id`, `outside` (not on attributed days)."""
+        return " UNION ALL ".join(
+            f"SELECT {kind} AS kind, s.claim_id, s.member_id, {self._outside(CUTS[table].day)} AS outside "
+            f"FROM {self._release.relation(table)} s SEMI JOIN permitted p ON p.member_id = s.member_id"
+            for table, kind in HEADERS.items()
+        )
+
+    def _claims_of(self, table: str, column: str) -> None:
+        """Makes `noted_claim`: the claims that a table speaks of and that have a final version, each with its fate."""
+        fate = KEPT
+        if self._drops_claims:
+            self.claims()
+            fate = "(SELECT max(o.fate) FROM claim_out o WHERE o.claim_id = h.claim_id)"
+        self._con.execute(
+            f"CREATE OR REPLACE TEMP TABLE noted_claim AS SELECT DISTINCT h.claim_id, {fate} AS fate FROM ({self._headers()}) h "
+            f"SEMI JOIN {self._release.relation(table)} n ON n.{column} = h.claim_id"
+        )
 
     def _members(self) -> None:
         self._spans()

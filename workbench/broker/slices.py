@@ -26,6 +26,7 @@ from workbench.broker.published_slice import (
     slice_id,
 )
 from workbench.broker.tabulation_base import build_base
+from workbench.broker.tokens import follows_claim, make_tokens
 from workbench.broker.vault import Vault
 from workbench.deid.levels import Action, Level, Served, columns_for, dropped, expression
 from workbench.errors import WorkbenchError
@@ -98,7 +99,7 @@ def _build(
     progress("members", 0, steps)
     cutter = Cutter(con, release, grant, excluded=grant.sensitive.excluded, basis=basis)
     if grant.level != Level.IDENTIFIED:
-        _tokens(con, release, cutter, vault, grant.namespace, [name for name in names if served[name]])
+        make_tokens(con, cutter, vault, grant.namespace, [name for name in names if served[name]])
     tables: dict[str, Any] = {}
     for step, name in enumerate(names, start=1):
         progress(name, step, steps)
@@ -130,55 +131,6 @@ def _build(
     return manifest
 
 
-def _tokens(
-    con: duckdb.DuckDBPyConnection,
-    release: Release,
-    cutter: Cutter,
-    vault: Vault,
-    namespace: str,
-    names: list[str],
-) -> None:
-    """Makes `member_token` and `claim_token`: id, token and the token's rank, which stands for it in sorts."""
-    con.execute(
-        _ranked(
-            "member_token",
-            vault.cover(con, namespace, "member", "SELECT member_id FROM permitted"),
-            "SELECT member_id AS id FROM permitted",
-        )
-    )
-    ids = []
-    for name in names:
-        for column in dictionary()[name].columns.values():
-            follows = CUTS[name].claim if name in CUTS else None
-            if column.identifier_class != IdentifierClass.CLAIM_KEY:
-                continue
-            if follows is not None and follows[1] == column.name:
-                cutter.claims()
-                ids.append("SELECT claim_id FROM claim_fate WHERE fate IS NULL")
-            else:
-                selection = cutter.select(name)
-                ids.append(f"SELECT s.{column.name} FROM {selection.source} WHERE {selection.fate} IS NULL")
-    if ids:
-        con.execute(
-            f"CREATE TEMP TABLE claim_id AS SELECT DISTINCT id FROM ({' UNION ALL '.join(dict.fromkeys(ids))}) i(id)"
-        )
-        con.execute(
-            _ranked(
-                "claim_token",
-                vault.cover(con, namespace, "claim", "SELECT id FROM claim_id"),
-                "SELECT id FROM claim_id",
-            )
-        )
-        con.execute("DROP TABLE claim_id")
-
-
-def _ranked(name: str, relation: str, ids: str) -> str:
-    return (
-        f"CREATE TEMP TABLE {name} AS SELECT original AS id, token, row_number() OVER (ORDER BY token) AS rank "
-        f"FROM {relation} SEMI JOIN ({ids}) i ON i.id = original"
-    )
-
-
 def _write(
     con: duckdb.DuckDBPyConnection,
     folder: Path,
@@ -190,33 +142,19 @@ def _write(
 ) -> dict[str, Any]:
     """Writes one table of the slice and returns its entry of the manifest."""
     table = dictionary()[name]
-    if table.has_member:
-        selection = cutter.select(name)
-        source, where, top_aged = selection.source, f"{selection.fate} IS NULL", "p.top_aged"
+    if level == Level.IDENTIFIED or not table.has_member:
+        query = _plain(release, cutter, table, served)
+    elif follows_claim(name):
+        query = _with_claims(release, table, served)
     else:
-        source, where, top_aged = f"{release.relation(name)} s", "true", "false"
-    keys = [c.column.name for c in served if c.rule.action == Action.TOKEN]
-    for key in keys:
-        map_ = (
-            "member_token"
-            if table.columns[key].identifier_class == IdentifierClass.MEMBER_KEY
-            else "claim_token"
-        )
-        source += f" LEFT JOIN {map_} k_{key} ON k_{key}.id = s.{key}"
-    columns = ", ".join(
-        f'{expression(c, as_of=release.as_of.isoformat(), token=f"k_{c.column.name}.token", top_aged=top_aged)} AS "{c.name}"'
-        for c in served
-    )
+        query = _with_members(release, cutter, table, served)
     part = Path("tables") / name / "part-000.parquet"
     (folder / part).parent.mkdir()
     target = str(folder / part).replace("'", "''")
-    written = con.execute(
-        f"COPY (SELECT {columns} FROM {source} WHERE {where} ORDER BY {_order(table, served)}) "
-        f"TO '{target}' (FORMAT parquet, COMPRESSION zstd)"
-    ).fetchone()
+    written = con.execute(f"COPY ({query}) TO '{target}' (FORMAT parquet, COMPRESSION zstd)").fetchone()
     rows = int(written[0]) if written else 0
     rows_in = sum(int(p["rows"]) for p in release.manifest["tables"][name]["parts"])
-    removed = cutter.removed(name) if table.has_member else {}
+    removed = cutter.removed(name, rows_in, rows) if table.has_member else {}
     return {
         "grain": table.grain,
         "about": table.about,
@@ -241,26 +179,88 @@ def _write(
     }
 
 
-def _order(table: Table, served: tuple[Served, ...]) -> str:
-    """A total order that says nothing: by what the slice holds, tokens by their rank, never by an original id.
+def _plain(release: Release, cutter: Cutter, table: Table, served: tuple[Served, ...]) -> str:
+    """Rows with their ids: member, first date, key. A release that is sorted so already is not sorted again."""
+    columns = ", ".join(f'{_value(c, release, "false")} AS "{c.name}"' for c in served)
+    dates = [c.name for c in served if c.type == "DATE" and c.name not in ("birth_date", "death_date")]
+    order = [*(["member_id"] if table.has_member else []), *dates[:1], *table.key]
+    wanted = list(dict.fromkeys(name for name in order if name in table.columns))
+    if not table.has_member:
+        source, where, clipped = f"{release.relation(table.name)} s", "true", False
+    else:
+        selection = cutter.select(table.name)
+        source, where = selection.source, f"{selection.fate} IS NULL"
+        clipped = cutter.own_period and CUTS[table.name].clipped
+    query = f"SELECT {columns} FROM {source} WHERE {where}"
+    if not clipped and release.manifest["tables"][table.name].get("sorted_by") == wanted:
+        return query
+    return f"{query} ORDER BY {', '.join(f's.{name}' for name in wanted)}"
 
-    Identified: member, first date, key. De-identified: member token, then the key where all of it is kept as it is,
-    else every column.
-    """
-    position = {
-        c.column.name: f"k_{c.column.name}.rank" if c.rule.action == Action.TOKEN else f'"{c.name}"'
+
+def _with_claims(release: Release, table: Table, served: tuple[Served, ...]) -> str:
+    """Rows that go with a claim, under tokens: in the order of (member token, claim token), which is `claim_slot`."""
+    kind = _claim_of(table)[0]
+    inner = [(f'"{c.name}"', _value(c, release, "false")) for c in served if c.rule.action != Action.TOKEN]
+    rest = _rest(table, served)
+    tokens = {"member_id": "t.member_token", _claim_of(table)[1]: "t.token"}
+    outer = ", ".join(
+        f'{tokens[c.name]} AS "{c.name}"' if c.rule.action == Action.TOKEN else f'q."{c.name}"'
         for c in served
-    }
-    exact = {c.column.name for c in served if c.rule.action in (Action.TOKEN, Action.KEEP)}
-    first = [position["member_id"]] if "member_id" in position else []
-    if not any(c.rule.action == Action.TOKEN for c in served):
-        first += [
-            f'"{c.name}"'
-            for c in served
-            if c.type == "DATE" and c.column.identifier_class == IdentifierClass.DATE
-        ][:1]
-    rest = table.key if set(table.key) <= exact else tuple(position)
-    return ", ".join(dict.fromkeys([*first, *(position[name] for name in rest)]))
+    )
+    columns = ", ".join(["k.claim_slot", *(f"{value} AS {alias}" for alias, value in inner)])
+    sorted_rows = (
+        f"SELECT {columns} FROM {release.relation(table.name)} s "
+        f"JOIN claim_key k ON k.id = s.{_claim_of(table)[1]} AND k.kind = {kind} AND k.member_id = s.member_id "
+        f"ORDER BY {', '.join(['k.claim_slot', *rest])}"
+    )
+    return f"SELECT {outer} FROM ({sorted_rows}) q JOIN claim_key t ON t.claim_slot = q.claim_slot"
+
+
+def _with_members(release: Release, cutter: Cutter, table: Table, served: tuple[Served, ...]) -> str:
+    """Rows of members, under tokens: in the order of the member's token, then of what the slice holds."""
+    selection = cutter.select(table.name)
+    source, where, joins, ranks, outer = (
+        selection.source,
+        f"{selection.fate} IS NULL",
+        "",
+        ["p.rank AS member_rank"],
+        [],
+    )
+    inner = [
+        f'{_value(c, release, "p.top_aged")} AS "{c.name}"' for c in served if c.rule.action != Action.TOKEN
+    ]
+    order = ["p.rank"]
+    for c in served:
+        if c.rule.action != Action.TOKEN:
+            outer.append(f'q."{c.name}"')
+        elif c.name == "member_id":
+            joins += " JOIN permitted t ON t.rank = q.member_rank"
+            outer.append('t.token AS "member_id"')
+        else:
+            source += f" LEFT JOIN id_token k_{c.name} ON k_{c.name}.id = s.{c.name}"
+            ranks.append(f"k_{c.name}.rank AS {c.name}_rank")
+            order.append(f"k_{c.name}.rank")
+            joins += f" LEFT JOIN id_token t_{c.name} ON t_{c.name}.rank = q.{c.name}_rank"
+            outer.append(f't_{c.name}.token AS "{c.name}"')
+    sorted_rows = f"SELECT {', '.join([*ranks, *inner])} FROM {source} WHERE {where} ORDER BY {', '.join([*order, *_rest(table, served)])}"
+    return f"SELECT {', '.join(outer)} FROM ({sorted_rows}) q{joins}"
+
+
+def _value(served: Served, release: Release, top_aged: str) -> str:
+    return expression(served, as_of=release.as_of.isoformat(), token="NULL", top_aged=top_aged)
+
+
+def _claim_of(table: Table) -> tuple[str, str]:
+    claim = CUTS[table.name].claim
+    assert claim is not None
+    return claim
+
+
+def _rest(table: Table, served: tuple[Served, ...]) -> list[str]:
+    """What sorts rows of one member (and claim): the key, where all of it is kept as it is, else every column."""
+    kept = {c.column.name for c in served if c.rule.action in (Action.TOKEN, Action.KEEP)}
+    shown = {c.column.name: f'"{c.name}"' for c in served if c.rule.action != Action.TOKEN}
+    return [shown[name] for name in (table.key if set(table.key) <= kept else shown) if name in shown]
 
 
 QUASI_IDENTIFIERS = frozenset(

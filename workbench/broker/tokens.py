@@ -1,0 +1,70 @@
+"""The tokens of one build: which random token stands for which member, claim and note of the slice.
+
+While rows are sorted and joined a token is stood for by its rank among the slice's tokens, a small number that says
+nothing; the token itself is put in as the rows leave.
+"""
+
+from __future__ import annotations
+
+import duckdb
+
+from workbench.broker.cut import CUTS, Cutter
+from workbench.broker.vault import Vault
+from workbench.schema import IdentifierClass, dictionary
+
+
+def make_tokens(
+    con: duckdb.DuckDBPyConnection, cutter: Cutter, vault: Vault, namespace: str, names: list[str]
+) -> None:
+    """Gives `permitted` the columns `token` and `rank`, and makes `claim_key` and `id_token` as the tables need them.
+
+    `claim_key`: one row per kind and claim of the slice, numbered by `claim_slot` in the order of (member token, claim
+    token). `id_token`: the other ids of class claim_key (notes, events, the claims that notes speak of).
+    """
+    members = vault.cover(con, namespace, "member", "SELECT member_id FROM permitted")
+    con.execute(
+        "CREATE OR REPLACE TEMP TABLE permitted AS SELECT p.*, t.token, row_number() OVER (ORDER BY t.token) AS rank "
+        f"FROM {members} t JOIN permitted p ON p.member_id = t.original"
+    )
+    if any(follows_claim(name) for name in names):
+        con.execute(f"CREATE TEMP TABLE kept_claim AS {cutter.kept_claims()}")
+        claims = vault.cover(con, namespace, "claim", "SELECT claim_id FROM kept_claim")
+        con.execute(
+            "CREATE TEMP TABLE claim_key AS SELECT c.kind, c.claim_id AS id, c.member_id, t.token, p.token AS member_token, "
+            "row_number() OVER (ORDER BY p.rank, t.token, c.kind) AS claim_slot "
+            f"FROM {claims} t JOIN kept_claim c ON c.claim_id = t.original JOIN permitted p ON p.member_id = c.member_id"
+        )
+        con.execute("DROP TABLE kept_claim")
+    ids = [
+        _ids(cutter, name, column) for name in names for column in claim_keys(name) if not follows_claim(name)
+    ]
+    if ids:
+        con.execute(
+            f"CREATE TEMP TABLE other_id AS SELECT DISTINCT id FROM ({' UNION ALL '.join(ids)}) i(id)"
+        )
+        others = vault.cover(con, namespace, "claim", "SELECT id FROM other_id")
+        con.execute(
+            "CREATE TEMP TABLE id_token AS SELECT t.original AS id, t.token, row_number() OVER (ORDER BY t.token) AS rank "
+            f"FROM {others} t SEMI JOIN other_id o ON o.id = t.original"
+        )
+        con.execute("DROP TABLE other_id")
+
+
+def follows_claim(name: str) -> bool:
+    """Whether every row of a table goes with one claim of its own member."""
+    rule = CUTS.get(name)
+    return rule is not None and rule.claim is not None and not rule.claim_may_be_empty and not rule.own_only
+
+
+def claim_keys(name: str) -> list[str]:
+    """The columns of class claim_key of a table."""
+    return [
+        c.name for c in dictionary()[name].columns.values() if c.identifier_class == IdentifierClass.CLAIM_KEY
+    ]
+
+
+def _ids(cutter: Cutter, name: str, column: str) -> str:
+    selection = cutter.select(name)
+    return (
+        f"SELECT s.{column} FROM {selection.source} WHERE {selection.fate} IS NULL AND s.{column} IS NOT NULL"
+    )
