@@ -31,9 +31,11 @@ POLICY = "; ".join(
         "form-action 'self'",
         "base-uri 'none'",
         "frame-ancestors 'none'",
+        "sandbox allow-scripts allow-same-origin allow-forms",
     ]
 )
-"""Voila's own modules need inline scripts and eval; no source names another host, so nothing goes there."""
+"""Voila's own modules need inline scripts and eval; no source names another host, so nothing goes there. The sandbox
+leaves out downloads, new windows and leaving the page."""
 
 MESSAGES = ["comm_open", "comm_close", "comm_msg", "comm_info_request", "kernel_info_request"]
 """What a browser may send to a kernel: widget traffic. Execute, inspect, complete, history, debug and shutdown are
@@ -86,7 +88,9 @@ def options(app: Path) -> list[str]:
 
 def server_class() -> Any:
     """Voila with the Hub's identity and what a viewer may do. Built late: importing Voila costs a second."""
+    from jupyterhub.services.auth import HubOAuth
     from jupyterhub.singleuser.extension import JupyterHubAuthorizer, JupyterHubIdentityProvider
+    from traitlets import default
     from voila.app import Voila
 
     class ViewerAuthorizer(JupyterHubAuthorizer):  # type: ignore[misc]
@@ -100,7 +104,11 @@ def server_class() -> Any:
             return action in {"execute", "read"}
 
     class HubIdentity(JupyterHubIdentityProvider):  # type: ignore[misc]
-        """Voila does not put its base URL before the identity provider's handlers."""
+        """The Hub's identity, with the base URL before its handlers, where Voila does not put it."""
+
+        @default("hub_auth")
+        def _hub_auth_of_the_app(self) -> Any:
+            return self.parent.hub_auth
 
         def get_handlers(self) -> list[tuple[Any, ...]]:
             base = os.environ["JUPYTERHUB_SERVICE_PREFIX"].rstrip("/")
@@ -116,17 +124,22 @@ def server_class() -> Any:
         def init_settings(self) -> dict[str, Any]:
             self.identity_provider_class = HubIdentity
             self.authorizer_class = ViewerAuthorizer
+            self.hub_auth = HubOAuth(parent=self)
+            keep_from_kernels(self.hub_auth)  # before the first kernel is heated, which the next line does
             settings: dict[str, Any] = super().init_settings()
             self.kernel_manager.allowed_message_types = MESSAGES
             settings["xsrf_cookies"] = False  # jupyter_server checks by itself, as in jupyterhub-singleuser
             settings["headers"] = {"Content-Security-Policy": POLICY, "Referrer-Policy": "same-origin"}
             settings["login_url"] = None
             self.identity_provider.token_generated = False
-            keep_from_kernels(self.identity_provider.hub_auth)
             return settings
 
         def init_handlers(self) -> list[Any]:
-            return [h for h in super().init_handlers() if not any(path in h[0] for path in DROPPED_HANDLERS)]
+            handlers = [
+                h for h in super().init_handlers() if not any(path in h[0] for path in DROPPED_HANDLERS)
+            ]
+            page = handlers.pop()  # Voila's answers to every other path, too, by leading to files
+            return [*handlers, (f"{self.server_url.rstrip('/')}/()", *page[1:])]
 
     return App
 
