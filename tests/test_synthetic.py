@@ -25,7 +25,7 @@ from workbench.schema.counties import counties
 from workbench.schema.value_sets import codes as value_set
 
 PROJECT = Path(__file__).resolve().parent.parent
-MEMBERS = 4000
+MEMBERS = 5000
 
 
 @pytest.fixture(scope="module")
@@ -245,6 +245,14 @@ def test_a_folder_with_other_files_is_refused_and_left_as_it_is(tmp_path: Path) 
         synthetic.write(tmp_path / "theirs", 10, 1)
     assert [path.name for path in (tmp_path / "theirs").iterdir()] == ["thesis.txt"]
     assert [path.name for path in tmp_path.iterdir()] == ["theirs"]
+
+
+def test_a_place_that_cannot_be_written_is_a_clear_refusal(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DropRefused) as refused:
+        synthetic.write(tmp_path / "file" / "out", 10, 1)
+    assert refused.value.code == "drop-failed"
+    assert str(tmp_path) not in str(refused.value)
 
 
 def test_an_interrupted_run_leaves_the_earlier_drop_as_it_was(tmp_path: Path) -> None:

@@ -32,8 +32,22 @@ class DropRefused(WorkbenchError):
 def drop_folder(out: Path) -> Iterator[Path]:
     """A folder to write into, moved to `out` when all went well; an earlier synthetic drop there is replaced.
 
-    Raises DropRefused where `out` holds anything that we did not write.
+    Raises DropRefused where `out` holds anything that we did not write, or cannot be written.
     """
+    out = out.absolute()
+    try:
+        with _partial(out) as partial:
+            yield partial
+    except OSError:
+        raise DropRefused(
+            "The files could not be written; what was there is as it was.",
+            hint="Check the free space and the rights of the output folder.",
+            code="drop-failed",
+        ) from None
+
+
+@contextmanager
+def _partial(out: Path) -> Iterator[Path]:
     if out.exists() and not out.is_dir():
         raise DropRefused("The output is a file.", hint="Name a folder.")
     if out.is_dir() and any(out.iterdir()) and not _ours(out):

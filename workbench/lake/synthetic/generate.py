@@ -20,7 +20,7 @@ from workbench.lake.synthetic.drop import MARK, ApcdFiles, CsvFile, drop_folder
 from workbench.lake.synthetic.enrolment import eligibility, organisations, panel, sume
 from workbench.lake.synthetic.events import Fills, Visits
 from workbench.lake.synthetic.notes import frame, notes
-from workbench.lake.synthetic.people import CIN_RANGE, COUNTY_COUNT, people
+from workbench.lake.synthetic.people import CIN_RANGE, COUNTY_COUNT, county_tables, people
 from workbench.lake.synthetic.providers import Providers, provider_records, providers
 
 BLOCK = 10_000
@@ -82,6 +82,7 @@ def write(out: Path, members: int, seed: int, progress: Progress = lambda done, 
         state_rng = np.random.default_rng([seed, 0])
         known = providers(state_rng)
         county_effect = state_rng.normal(0, world.FOLLOW_UP_COUNTY_SD, COUNTY_COUNT)
+        county_effect -= county_effect @ county_tables().share
         _write_registry(folder, known)
         counts, medical_counts, pharmacy_counts = _Counts(), Counter[str](), Counter[str]()
         with (

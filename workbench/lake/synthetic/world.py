@@ -160,14 +160,15 @@ LATE_ENTRY, EARLY_EXIT, ONE_GAP, TWO_GAPS = 0.10, 0.10, 0.08, 0.02
 PLAN_CHANGE, COUNTY_MOVE = 0.09, 0.06
 """Shares of members over the three years."""
 
-FOLLOW_UP_30 = 0.27
+FOLLOW_UP_30 = 0.28
 """Planned follow-up within 30 days of a mental-health ED visit before the shifts below; other care adds to it."""
-FOLLOW_UP_EARLY = 0.7
+FOLLOW_UP_EARLY = 0.72
 """Share of these within the first eight days (day 0 to 7)."""
 FOLLOW_UP_BY_RACE = (0.05, 0.3, 0.12, -0.75, -0.6, -0.3, 0.0, -0.1)
 """Shifts on the log-odds scale, in the order of RACES."""
 FOLLOW_UP_BY_PLAN = (0.05, -0.2, 0.12, 0.22)
 FOLLOW_UP_COUNTY_SD = 0.4
+"""Spread of the counties on the log-odds scale; weighted by population their mean is 0."""
 FOLLOW_UP_BY_MONTH = (-0.15, -0.05, 0.1, 0.15, 0.12, 0.0, -0.15, -0.1, 0.1, 0.15, 0.05, -0.3)
 FOLLOW_UP_TREND = 0.12
 """Added per year."""
