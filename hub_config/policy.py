@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from jupyter_server.base.handlers import AuthenticatedFileHandler
 from jupyter_server.files.handlers import FilesHandler
 from jupyterhub.singleuser.extension import JupyterHubAuthorizer
 
@@ -46,6 +47,8 @@ HEADERS = {
     "Permissions-Policy": "camera=(), microphone=(), geolocation=(), display-capture=()",
 }
 
+DENIED_HANDLERS = (FilesHandler, AuthenticatedFileHandler)
+"""What serves /files, whichever contents manager is in use."""
 DENIED_RESOURCES = frozenset({"nbconvert"})
 """Jupyter's names of what is refused whole: conversion hands a finished file to the browser."""
 
@@ -57,6 +60,6 @@ class LabAuthorizer(JupyterHubAuthorizer):  # type: ignore[misc]
         """Whether the request may go on."""
         if not super().is_authorized(handler, user, action, resource):
             return False
-        if isinstance(handler, FilesHandler) or resource in DENIED_RESOURCES:
+        if isinstance(handler, DENIED_HANDLERS) or resource in DENIED_RESOURCES:
             return False
         return "download" not in handler.request.arguments

@@ -29,10 +29,19 @@ class Visitor:
         self.url = url.rstrip("/")
         self.name = name
         self.session = requests.Session()
+        self._kernels: list[Kernel] = []
 
     def close(self) -> None:
-        """Gives up the session."""
+        """Gives up the session and its websockets."""
+        for kernel in self._kernels:
+            kernel.hang_up()
         self.session.close()
+
+    def reopen(self, kernel_id: str) -> Kernel:
+        """A new connection to a kernel that runs already."""
+        kernel = Kernel(self, kernel_id)
+        self._kernels.append(kernel)
+        return kernel
 
     def get(self, path: str, **options: Any) -> requests.Response:
         """GET below the public address."""
@@ -120,7 +129,7 @@ class Visitor:
         self.get(f"/user/{self.name}/lab")
         answer = self.post(f"/user/{self.name}/api/kernels", body={"name": "python3"})
         answer.raise_for_status()
-        return Kernel(self, answer.json()["id"])
+        return self.reopen(answer.json()["id"])
 
     def notebook(self, path: str) -> dict[str, Any]:
         """A notebook's content, by the contents API that Lab uses."""
@@ -196,9 +205,13 @@ class Kernel:
                 raise CellFailed(f"cell {number} of {len(cells)}: {failed}") from None
         return len(cells)
 
+    def hang_up(self) -> None:
+        """Leaves the kernel running."""
+        self._socket.close()
+
     def close(self) -> None:
         """Ends the kernel."""
-        self._socket.close()
+        self.hang_up()
         self._visitor.delete(f"/user/{self._visitor.name}/api/kernels/{self.id}")
 
 
