@@ -148,7 +148,7 @@ def _build(
         checks.settle(stage, stands)
         accounts = [_account(stage, file, number) for number, file in enumerate(files)]
         progress("make the canonical tables", done + 1, steps)
-        make_canonical(con, stands)
+        make_canonical(con)
         through = derive.complete_through(stands)
         progress("derive member months, sensitive claims, measures", done + 2, steps)
         derive.make_derived(con, through)

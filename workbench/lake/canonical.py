@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import date
 from typing import TYPE_CHECKING
 
 from workbench.schema import dictionary
@@ -16,7 +15,7 @@ NDC_INGREDIENT = "ndc_ingredient"
 """The value set whose label is the ingredient of an NDC."""
 
 
-def make_canonical(con: duckdb.DuckDBPyConnection, as_of: date) -> None:
+def make_canonical(con: duckdb.DuckDBPyConnection) -> None:
     """Makes one table per canonical table of the dictionary in the main schema. Reads the stage, leaves it as it is."""
     con.register("value_set_rows", value_set_rows())
     con.execute("CREATE TABLE value_set AS FROM value_set_rows")
@@ -24,7 +23,7 @@ def make_canonical(con: duckdb.DuckDBPyConnection, as_of: date) -> None:
     _member(con)
     _eligibility(con)
     _organisation(con)
-    _attribution(con, as_of)
+    _attribution(con)
     _provider(con)
     _medical(con)
     _codes(con)
@@ -91,10 +90,11 @@ def _organisation(con: duckdb.DuckDBPyConnection) -> None:
     )
 
 
-def _attribution(con: duckdb.DuckDBPyConnection, as_of: date) -> None:
+def _attribution(con: duckdb.DuckDBPyConnection) -> None:
     """Plan, county and county behavioral health plan from eligibility; other relations as the source states them.
 
-    A span lasts (no last day) where it reaches the last day that any eligibility reports, or the as-of date.
+    A span lasts (no last day) where it reaches the last day that any eligibility reports: nobody has said that it
+    ended. A plan whose file is late loses its current members until it comes.
     """
     relations = {
         "mcp": (
@@ -116,7 +116,7 @@ def _attribution(con: duckdb.DuckDBPyConnection, as_of: date) -> None:
     )
     con.execute(
         f"""CREATE TABLE attribution AS
-        WITH last AS (SELECT least(max(end_date), DATE '{as_of}') AS day FROM eligibility)
+        WITH last AS (SELECT max(end_date) AS day FROM eligibility)
         SELECT member_id, organisation_id, relation, start_date,
           CASE WHEN end_date < last.day THEN end_date END AS end_date FROM ({spans}), last
         UNION ALL SELECT {_names("attribution")} FROM stage.attribution"""
