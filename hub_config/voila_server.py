@@ -106,7 +106,7 @@ def server_class() -> Any:
     class HubIdentity(JupyterHubIdentityProvider):  # type: ignore[misc]
         """The Hub's identity, with the base URL before its handlers, where Voila does not put it."""
 
-        @default("hub_auth")
+        @default("hub_auth")  # type: ignore[untyped-decorator]
         def _hub_auth_of_the_app(self) -> Any:
             return self.parent.hub_auth
 
