@@ -97,9 +97,10 @@ class Schedules:
         """Why the catalogue cannot be read now, if so; the schedules of before go on."""
         file = here.state / "schedule.sqlite"
         file.touch(mode=0o600)
+        self._pools = {"default": ThreadPoolExecutor(1), "sync": ThreadPoolExecutor(1)}
         self._scheduler = BackgroundScheduler(
             jobstores={"default": SQLAlchemyJobStore(url=f"sqlite:///{file}"), "memory": MemoryJobStore()},
-            executors={"default": ThreadPoolExecutor(1), "sync": ThreadPoolExecutor(1)},
+            executors=self._pools,
             timezone="UTC",
         )
         self._scheduler.add_listener(
@@ -124,7 +125,10 @@ class Schedules:
 
     def stop(self, *, wait: bool = False) -> None:
         """Ends. A run under way is waited for, or ends with the process and is marked at the next start."""
-        self._scheduler.shutdown(wait=wait)
+        self._scheduler.shutdown(wait=False)
+        if wait:  # not by the scheduler, which would hold the lock that its jobs ask for
+            for pool in self._pools.values():
+                pool.shutdown(wait=True)
         self.history.close()
 
     def next_run(self, report: str, organisation: str) -> datetime | None:
