@@ -42,7 +42,7 @@ class Answer:
             if row.get("hidden"):
                 lines.append(f"{group}{row['numerator']:>4}  hidden")
                 continue
-            rate = "–" if row["rate"] is None else f"{row['rate']:.1%}"
+            rate = f"{row['met'] / row['denominator']:.1%}" if row["denominator"] else "–"
             lines.append(
                 f"{group}{row['numerator']:>4}  {rate:>6}  ({row['met']:,} of {row['denominator']:,})"
             )

@@ -62,11 +62,9 @@ class Encounters:
 
     def hospice(self) -> ir.Table:
         """Claims of hospice care. Codes shared with home health count where the bill is not a home health bill."""
-        home = self.of(HOME_HEALTH_BILL)
-        shared = self.of(SHARED_WITH_HOME_HEALTH)
-        shared = shared.filter(~shared.claim_id.isin(home.claim_id))
-        c = self.claims
-        return c.filter(c.claim_id.isin(self.of(HOSPICE).claim_id) | c.claim_id.isin(shared.claim_id))
+        shared = self.of(SHARED_WITH_HOME_HEALTH).anti_join(self.of(HOME_HEALTH_BILL), "claim_id")
+        found = self.of(HOSPICE).select("claim_id").union(shared.select("claim_id"))
+        return self.claims.semi_join(found, "claim_id")
 
 
 def encounters(t: Tables, visit_codes: Sequence[str], *, denied_claims_count: bool) -> Encounters:

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import ibis
 
+from workbench.lib.marks import joined_to
+
 if TYPE_CHECKING:
     import ibis.expr.types as ir
 
@@ -38,4 +40,4 @@ def from_results(t: Tables, measure: Measure, year: int) -> ir.Table:
 
 def _with_member(t: Tables, events: ir.Table) -> ir.Table:
     known = [column for column in ABOUT_MEMBER if column in t.member.columns]
-    return events.left_join(t.member.select("member_id", *known), "member_id").drop("member_id_right")
+    return joined_to(events, t.member.select("member_id", *known), "member_id")

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 import ibis
 
 from workbench.lib.codes import diagnosis_kinds
-from workbench.lib.encounters import Encounters, encounters
+from workbench.lib.encounters import EMERGENCY, Encounters, encounters
 from workbench.lib.enrolment import medical_spans, unbroken
+from workbench.lib.marks import joined_to, marked
 from workbench.lib.windows import age_on, days_between, first_of_every
 
 if TYPE_CHECKING:
@@ -87,13 +88,10 @@ def events(t: Tables, year: int, settings: FumSettings | None = None) -> ir.Tabl
     visits = _visits(seen, dx, stays, year, settings)
     judged = _judge(t, seen, visits, stays, year)
     eligible = judged.filter(judged.reason.isnull())
-    kept = first_of_every(eligible, REPEAT_DAYS, span=366).mutate(kept=True)
+    first = first_of_every(eligible, REPEAT_DAYS, span=366)
+    kept = eligible.semi_join(first, ["member_id", "event_date"]).select("event_id", kept=ibis.literal(True))
     follow_ups = _follow_ups(seen, dx, stays, year, settings)
     return _answer(judged, kept, _first_follow_up(eligible, follow_ups))
-
-
-def _flag(condition: ir.BooleanValue) -> ir.IntegerValue:
-    return ibis.ifelse(condition, 1, 0)
 
 
 def _visits(seen: Encounters, dx: ir.Table, stays: ir.Table, year: int, settings: FumSettings) -> ir.Table:
@@ -107,20 +105,21 @@ def _visits(seen: Encounters, dx: ir.Table, stays: ir.Table, year: int, settings
     in_year = emergency.filter(
         emergency.day >= ibis.date(year, 1, 1), emergency.day <= ibis.date(year, 12, 31)
     )
-    claim = in_year.mutate(
-        qualifies=_flag(in_year.claim_id.isin(dx.filter(index).claim_id)),
-        near=_flag(in_year.claim_id.isin(dx.claim_id)),
-        became_stay=_flag(in_year.claim_id.isin(stays.claim_id)),
-    )
+    claim = marked(in_year, "qualifies", dx.filter(index), "claim_id")
+    claim = marked(claim, "near", dx, "claim_id")
+    claim = marked(claim, "became_stay", stays, "claim_id")
     visit = claim.group_by(["member_id", "day"]).agg(
-        qualifying_claim=claim.claim_id.min(where=claim.qualifies == 1),
-        near_claim=claim.claim_id.min(where=claim.near == 1),
-        qualifies=claim.qualifies.max(),
-        became_stay=claim.became_stay.max(),
+        qualifying_claim=claim.claim_id.min(where=claim.qualifies),
+        near_claim=claim.claim_id.min(where=claim.near),
+        became_stay=claim.became_stay.any(),
     )
-    visit = visit.mutate(event_id=ibis.coalesce(visit.qualifying_claim, visit.near_claim))
-    return visit.filter(visit.event_id.notnull()).select(
-        "event_id", "member_id", "qualifies", "became_stay", event_date="day"
+    event_id = ibis.coalesce(visit.qualifying_claim, visit.near_claim)
+    return visit.filter(event_id.notnull()).select(
+        "member_id",
+        "became_stay",
+        event_id=event_id,
+        event_date=visit.day,
+        qualifies=visit.qualifying_claim.notnull(),
     )
 
 
@@ -132,43 +131,33 @@ def _judge(t: Tables, seen: Encounters, visits: ir.Table, stays: ir.Table, year:
         hospice.from_date <= last, ibis.coalesce(hospice.through_date, hospice.from_date) >= first
     )
     died = _deaths(t, seen.claims, first, last)
-    admitted = visits.join(stays, [visits.member_id == stays.member_id]).filter(
-        days_between(visits.event_date, stays.admitted).between(0, ADMISSION_DAYS)
-    )
+    near = stays.join(visits, "member_id")
+    admitted = near.filter(days_between(near.event_date, near.admitted).between(0, ADMISSION_DAYS))
     spans = medical_spans(t)
-    covered = _covering(visits, unbroken(spans, ["member_id"])).select("event_id", "event_date").distinct()
-    plan = _plan(visits, unbroken(spans, ["member_id", "organisation_id"]))
-    county = _county(visits, spans)
-    member = t.member.select("member_id", "birth_date", home_county="county_code")
-    v = (
-        visits.left_join(member, "member_id")
-        .drop("member_id_right")
-        .left_join(plan, "event_id")
-        .drop("event_id_right")
-        .left_join(county, "event_id")
-        .drop("event_id_right")
-    )
+    covered = _covering(visits, unbroken(spans, ["member_id"]))
+    v = joined_to(visits, t.member.select("member_id", "birth_date", home_county="county_code"), "member_id")
+    v = joined_to(v, _plan(visits, unbroken(spans, ["member_id", "organisation_id"])), "event_id")
+    v = joined_to(v, _county(visits, spans), "event_id")
+    v = marked(v, "admitted", admitted, "event_id")
+    v = marked(v, "covered", covered, "event_id")
+    v = marked(v, "hospice", hospice, "member_id")
+    v = marked(v, "died", died, "member_id")
     v = v.mutate(
-        age=age_on(v.birth_date, v.event_date),
-        county_code=ibis.coalesce(v.span_county, v.home_county),
-        admitted=v.event_id.isin(admitted.event_id),
-        covered=v.event_id.isin(covered.event_id),
-        hospice=v.member_id.isin(hospice.member_id),
-        died=v.member_id.isin(died.member_id),
+        age=age_on(v.birth_date, v.event_date), county_code=ibis.coalesce(v.span_county, v.home_county)
     )
     against = (
-        v.qualifies == 0,
+        ~v.qualifies,
         v.event_date > ibis.date(year, *LAST_EVENT_DAY),
         v.age.isnull(),
         v.age < MINIMUM_AGE,
-        v.became_stay == 1,
+        v.became_stay,
         v.admitted,
         ~v.covered,
         v.hospice,
         v.died,
     )
     reason = ibis.cases(*zip(against, REASONS, strict=False), else_=ibis.null("string"))
-    return v.mutate(reason=reason, excluded=(v.qualifies == 1) & (v.hospice | v.died)).select(
+    return v.mutate(reason=reason, excluded=v.qualifies & (v.hospice | v.died)).select(
         "event_id", "member_id", "event_date", "organisation_id", "county_code", "age", "excluded", "reason"
     )
 
@@ -177,17 +166,17 @@ def _deaths(t: Tables, claims: ir.Table, first: ir.DateValue, last: ir.DateValue
     """Members who died in the year: by their death date, or by the discharge status of a claim."""
     known = t.member.filter(t.member.death_date.between(first, last)).select("member_id")
     ended = ibis.coalesce(claims.discharge_date, claims.through_date, claims.from_date)
-    codes = t.value_set.filter(t.value_set.value_set == "expired").code
-    on_claims = claims.filter(claims.discharge_status.isin(codes), ended.between(first, last)).select(
-        "member_id"
+    codes = t.value_set.filter(t.value_set.value_set == "expired")
+    on_claims = claims.filter(ended.between(first, last)).semi_join(
+        codes, claims.discharge_status == codes.code
     )
-    return known.union(on_claims)
+    return known.union(on_claims.select("member_id"))
 
 
 def _covering(visits: ir.Table, periods: ir.Table) -> ir.Table:
-    joined = visits.join(periods, [visits.member_id == periods.member_id])
+    joined = periods.join(visits, "member_id")
     return joined.filter(
-        periods.start <= visits.event_date, days_between(visits.event_date, periods.end) >= ENROLLED_DAYS
+        joined.start <= joined.event_date, days_between(joined.event_date, joined.end) >= ENROLLED_DAYS
     )
 
 
@@ -202,9 +191,8 @@ def _plan(visits: ir.Table, periods: ir.Table) -> ir.Table:
 
 def _county(visits: ir.Table, spans: ir.Table) -> ir.Table:
     """County of responsibility on the day, of the span that began last."""
-    joined = visits.join(spans, [visits.member_id == spans.member_id]).filter(
-        spans.start <= visits.event_date, spans.end >= visits.event_date
-    )
+    joined = spans.join(visits, "member_id")
+    joined = joined.filter(joined.start <= joined.event_date, joined.end >= joined.event_date)
     latest = ibis.window(group_by="event_id", order_by=[ibis.desc("start"), "organisation_id", "county_code"])
     ranked = joined.select("event_id", "start", "organisation_id", "county_code").mutate(
         place=ibis.row_number().over(latest)
@@ -217,29 +205,22 @@ def _follow_ups(
 ) -> ir.Table:
     """One row per ambulatory claim and day with the mental health diagnosis that the year asks for."""
     found = seen.ambulatory(FOLLOW_UP_CODES)
-    found = found.filter(
-        ~found.claim_id.isin(seen.of("ed_visit").claim_id), ~found.claim_id.isin(stays.claim_id)
-    )
-    mental = dx.filter(dx.value_set == WIDER)
-    if year >= 2025 or settings.follow_up_any_position_before_my2025:
-        found = found.filter(found.claim_id.isin(mental.claim_id))
-    else:
-        principal = dx.filter(dx.role == "principal")
-        found = found.filter(
-            found.claim_id.isin(mental.claim_id),
-            found.claim_id.isin(principal.filter(principal.value_set.isin([WIDER, SELF_HARM])).claim_id),
-        )
+    found = found.anti_join(seen.of(EMERGENCY), "claim_id").anti_join(stays, "claim_id")
+    found = found.semi_join(dx.filter(dx.value_set == WIDER), "claim_id")
+    if year < 2025 and not settings.follow_up_any_position_before_my2025:
+        principal = dx.filter(dx.role == "principal", dx.value_set.isin([WIDER, SELF_HARM]))
+        found = found.semi_join(principal, "claim_id")
     return found.select("member_id", followup_claim_id="claim_id", followup_date="day").distinct()
 
 
 def _first_follow_up(visits: ir.Table, follow_ups: ir.Table) -> ir.Table:
     """The first follow-up of each visit on day 0 to 30; the lesser claim id where two fall on one day."""
-    joined = visits.join(follow_ups, [visits.member_id == follow_ups.member_id])
+    joined = follow_ups.join(visits, "member_id")
     near = joined.select(
         "event_id",
         "followup_claim_id",
         "followup_date",
-        followup_days=days_between(visits.event_date, follow_ups.followup_date).cast("int32"),
+        followup_days=days_between(joined.event_date, joined.followup_date).cast("int32"),
     )
     near = near.filter(near.followup_days.between(0, max(NUMERATORS.values())))
     first = ibis.window(group_by="event_id", order_by=["followup_days", "followup_claim_id"])
@@ -248,8 +229,8 @@ def _first_follow_up(visits: ir.Table, follow_ups: ir.Table) -> ir.Table:
 
 
 def _answer(judged: ir.Table, kept: ir.Table, follow_up: ir.Table) -> ir.Table:
-    j = judged.left_join(kept, ["member_id", "event_date"]).drop("member_id_right", "event_date_right")
-    j = j.left_join(follow_up, "event_id").drop("event_id_right")
+    j = joined_to(judged, kept, "event_id")
+    j = joined_to(j, follow_up, "event_id")
     counted = j.kept.fill_null(False)
     reason = ibis.ifelse(j.reason.isnull() & ~counted, REASONS[-1], j.reason)
     met = {
