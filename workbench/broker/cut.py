@@ -214,9 +214,16 @@ class Cutter:
 
     def kept_claims(self) -> str:
         """A SELECT of `kind`, `claim_id`, `member_id`: every claim of the slice once, final versions and others."""
-        versions = f"SELECT kind, claim_id, member_id FROM {self._release.relation('claim_version')}"
-        claims = f"SELECT kind, claim_id, member_id FROM ({self._headers()}) UNION {versions}"
-        kept = f"SELECT c.* FROM ({claims}) c SEMI JOIN permitted p ON p.member_id = c.member_id"
+        release = self._release
+        headers = " UNION ALL ".join(
+            f"SELECT {kind} AS kind, claim_id, member_id FROM {release.relation(table)}"
+            for table, kind in HEADERS.items()
+        )
+        others = (
+            f"SELECT DISTINCT v.kind, v.claim_id, v.member_id FROM {release.relation('claim_version')} v "
+            f"ANTI JOIN ({headers}) h ON h.kind = v.kind AND h.claim_id = v.claim_id"
+        )
+        kept = f"SELECT c.* FROM ({headers} UNION ALL {others}) c SEMI JOIN permitted p ON p.member_id = c.member_id"
         if not self._drops_claims:
             return kept
         self.claims()
