@@ -31,7 +31,9 @@ def write_slice(folder: Path, rows: int = 40, seed: int = 1) -> Mount:
     dice = random.Random(seed)
     parts = {}
     for name, table in dictionary().items():
-        columns = {c.name: [_value(c.name, c.arrow_type, dice) for _ in range(rows)] for c in table.columns.values()}
+        columns = {
+            c.name: [_value(c.name, c.arrow_type, dice) for _ in range(rows)] for c in table.columns.values()
+        }
         part = f"tables/{name}/part-000.parquet"
         (folder / part).parent.mkdir(parents=True)
         pq.write_table(pa.table(columns, schema=table.arrow_schema), folder / part)

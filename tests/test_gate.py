@@ -22,7 +22,9 @@ from workbench.broker.gate import GateRefusal, admit, redact
 from workbench.schema import dictionary
 
 SECRET = "CANARY-8f3a-555-01-9999"
-HOSTILE = [(group, sql) for group, texts in statements("hostile").items() for sql in texts if group != "harmless"]
+HOSTILE = [
+    (group, sql) for group, texts in statements("hostile").items() for sql in texts if group != "harmless"
+]
 HARMLESS = statements("hostile")["harmless"]
 HONEST = [sql for texts in statements("honest").values() for sql in texts]
 
@@ -71,12 +73,22 @@ def _rows(con: Any, sql: str) -> list[str]:
     return sorted(map(repr, con.sql(sql).fetchall()))
 
 
-@pytest.mark.parametrize("sql", [s for s in HONEST if not re.search(r"SAMPLE|LIMIT|any_value|DISTINCT ON|mode\(|arg_m|row_number|ntile", s)])
+@pytest.mark.parametrize(
+    "sql",
+    [
+        s
+        for s in HONEST
+        if not re.search(r"SAMPLE|LIMIT|any_value|DISTINCT ON|mode\(|arg_m|row_number|ntile", s)
+    ],
+)
 def test_what_runs_gives_the_answer_of_what_was_written(engine: Any, sql: str) -> None:
     assert _rows(engine, admit(sql, TABLES).sql) == _rows(engine, sql)
 
 
-T = {name: ibis.table({c.name: c.arrow_type for c in table.columns.values()}, name=name) for name, table in dictionary().items()}
+T = {
+    name: ibis.table({c.name: c.arrow_type for c in table.columns.values()}, name=name)
+    for name, table in dictionary().items()
+}
 _D = ibis.date(2025, 1, 1)
 IBIS: dict[str, Callable[[], Any]] = {
     "date literals": lambda: T["medical_claim"].filter(lambda t: t.from_date.between(_D, ibis.date(2025, 12, 31))),
@@ -146,7 +158,9 @@ def test_what_ibis_writes_for_ordinary_analysis_is_admitted_and_answered(engine:
 def test_an_in_list_of_five_thousand_codes_passes_quickly() -> None:
     codes = ", ".join(f"'F{i:05d}'" for i in range(5000))
     started = time.perf_counter()
-    admitted = admit(f"SELECT count(*) FROM diagnosis WHERE code IN ({codes})", TABLES, mark=lambda text: "#x")
+    admitted = admit(
+        f"SELECT count(*) FROM diagnosis WHERE code IN ({codes})", TABLES, mark=lambda text: "#x"
+    )
     assert time.perf_counter() - started < 4
     assert "[5000]" in admitted.normalised and "F00001" not in admitted.normalised
 
@@ -192,7 +206,11 @@ def test_a_bomb_is_refused_before_it_costs_anything(name: str) -> None:
         ("SELECT * FROM member PIVOT (count(*) FOR sex IN ('F'))", "sql-refused", "FILTER (WHERE"),
         ("SELECT list_transform([1], x -> x)", "sql-refused", "UNNEST"),
         ("SELECT medan(paid_amount) FROM medical_claim_line", "sql-refused", "median"),
-        ("WITH RECURSIVE r AS (SELECT 1 UNION ALL SELECT 1 FROM r) SELECT * FROM r", "sql-refused", "WITH RECURSIVE"),
+        (
+            "WITH RECURSIVE r AS (SELECT 1 UNION ALL SELECT 1 FROM r) SELECT * FROM r",
+            "sql-refused",
+            "WITH RECURSIVE",
+        ),
         ("SELECT 1; SELECT 2", "sql-refused", "One statement at a time"),
         ("SELECT regexp_matches(code, role) FROM diagnosis", "sql-refused", "literal"),
         ("SELECT * FROM main.member", "sql-refused", "Write the table's name alone"),
@@ -208,18 +226,20 @@ def test_a_refusal_names_the_construct_and_what_to_use_instead(sql: str, code: s
 @pytest.mark.parametrize(
     "sql",
     [
-        f"SELECT * FROM \"{SECRET}\"",
-        f"SELECT \"{SECRET}\" FROM member",
+        f'SELECT * FROM "{SECRET}"',
+        f'SELECT "{SECRET}" FROM member',
         f"SELECT sex FROM member WHERE ssn = '{SECRET}' AND getenv('{SECRET}') = '{SECRET}'",
-        f"SELECT \"{SECRET}\".sex FROM member",
-        f"SELECT sex::\"{SECRET}\" FROM member",
+        f'SELECT "{SECRET}".sex FROM member',
+        f'SELECT sex::"{SECRET}" FROM member',
         f"SELECT sex FROM member WHERE '{SECRET}",
-        f"SELECT sex FROM member m WHERE m.\"{SECRET}\" = 1",
+        f'SELECT sex FROM member m WHERE m."{SECRET}" = 1',
         "SELECT p555019999 FROM member",
         "SELECT sex FROM t900551234",
     ],
 )
-def test_a_refusal_and_the_log_never_repeat_what_may_be_a_value(sql: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_refusal_and_the_log_never_repeat_what_may_be_a_value(
+    sql: str, caplog: pytest.LogCaptureFixture
+) -> None:
     with caplog.at_level(logging.DEBUG), pytest.raises(GateRefusal) as caught:
         admit(sql, TABLES)
     for text in (str(caught.value), caught.value.construct, caplog.text, redact(sql, TABLES, lambda _: "#")):
@@ -251,13 +271,37 @@ def test_sqlglots_own_log_stays_silent(capsys: pytest.CaptureFixture[str]) -> No
 def test_every_name_of_the_rules_exists_in_the_parsers_that_are_installed() -> None:
     assert {name for name in gate_rules.SYNTAX if not hasattr(sqlglot.exp, name)} == set()
     with duckdb.connect() as con:
-        known = {row[0] for row in con.execute("SELECT DISTINCT function_name FROM duckdb_functions()").fetchall()}
-    by_grammar = {"<>", "==", "coalesce", "current_timestamp", "grouping", "grouping_id", "ifnull", "isnotnull", "isnull", "not"}
+        known = {
+            row[0] for row in con.execute("SELECT DISTINCT function_name FROM duckdb_functions()").fetchall()
+        }
+    by_grammar = {
+        "<>",
+        "==",
+        "coalesce",
+        "current_timestamp",
+        "grouping",
+        "grouping_id",
+        "ifnull",
+        "isnotnull",
+        "isnull",
+        "not",
+    }
     assert gate_rules.FUNCTIONS - known - by_grammar == set()
 
 
 def test_no_admitted_function_reads_a_file_a_setting_or_the_catalog() -> None:
-    leads = ("read_", "duckdb_", "pragma_", "pg_", "current_setting", "getenv", "parquet_", "sniff_", "query", "stats")
+    leads = (
+        "read_",
+        "duckdb_",
+        "pragma_",
+        "pg_",
+        "current_setting",
+        "getenv",
+        "parquet_",
+        "sniff_",
+        "query",
+        "stats",
+    )
     assert [name for name in gate_rules.FUNCTIONS if name.startswith(leads)] == []
 
 
@@ -285,7 +329,12 @@ def test_an_empty_slice_admits_no_table() -> None:
 
 
 def test_columns_are_reported_through_stars_aliases_and_with_clauses() -> None:
-    admitted = admit("WITH d AS (SELECT * EXCLUDE (code) FROM diagnosis) SELECT m.sex FROM member m JOIN d USING (member_id)", TABLES)
+    admitted = admit(
+        "WITH d AS (SELECT * EXCLUDE (code) FROM diagnosis) SELECT m.sex FROM member m JOIN d USING (member_id)",
+        TABLES,
+    )
     assert "diagnosis.role" in admitted.columns and "diagnosis.code" not in admitted.columns
     assert {"member.sex", "member.member_id"} <= set(admitted.columns)
-    assert gate.admit("SELECT member FROM member", TABLES).columns == tuple(sorted(f"member.{c}" for c in TABLES["member"]))
+    assert gate.admit("SELECT member FROM member", TABLES).columns == tuple(
+        sorted(f"member.{c}" for c in TABLES["member"])
+    )

@@ -54,7 +54,9 @@ def _run(work: Callable[[Pool], Awaitable[None]], limits: PoolLimits = SMALL) ->
 
 
 @contextlib.asynccontextmanager
-async def _lease(pool: Pool, mount: Mount, user: str = "ana", grant: str = "g", **options: float) -> AsyncIterator[Lease]:
+async def _lease(
+    pool: Pool, mount: Mount, user: str = "ana", grant: str = "g", **options: float
+) -> AsyncIterator[Lease]:
     lease = await pool.lease(mount, user, grant, **options)  # type: ignore[arg-type]
     try:
         yield lease
@@ -76,7 +78,9 @@ def test_every_honest_statement_is_answered_as_bare_duckdb_answers_it(mount: Mou
         with duckdb.connect(config={"threads": 1}) as bare:
             bare.execute("SET TimeZone = 'UTC'")
             for table, parts in mount.tables.items():
-                bare.execute(f"CREATE VIEW \"{table}\" AS SELECT * FROM read_parquet('{mount.folder / parts[0]}')")
+                bare.execute(
+                    f"CREATE VIEW \"{table}\" AS SELECT * FROM read_parquet('{mount.folder / parts[0]}')"
+                )
             async with _lease(pool, mount) as lease:
                 for sql in (sql for texts in statements("honest").values() for sql in texts):
                     found = await _bytes(lease, gate.admit(sql, TABLES).sql)
@@ -102,7 +106,9 @@ def test_what_the_gate_lets_through_as_harmless_says_nothing_of_the_host(mount: 
     _run(work)
 
 
-def test_without_the_gate_the_locked_engine_still_gives_no_file_setting_or_extension(mount: Mount, folder: Path) -> None:
+def test_without_the_gate_the_locked_engine_still_gives_no_file_setting_or_extension(
+    mount: Mount, folder: Path
+) -> None:
     """Defence in depth: the statements that the gate refuses, sent straight to a worker."""
     secret = str(folder / "other" / "secret.csv")
 
@@ -127,12 +133,17 @@ def test_a_worker_sees_its_slice_and_no_network_and_no_other_user(mount: Mount) 
         async with _lease(pool, mount) as lease:
             status = Path(f"/proc/{lease.process.pid}/status").read_text()
             assert "NoNewPrivs:\t1" in status and "Seccomp:\t2" in status
-            namespaces = {name: os.readlink(f"/proc/{lease.process.pid}/ns/{name}") for name in ("net", "pid", "mnt", "ipc")}
+            namespaces = {
+                name: os.readlink(f"/proc/{lease.process.pid}/ns/{name}")
+                for name in ("net", "pid", "mnt", "ipc")
+            }
             assert all(link != os.readlink(f"/proc/self/ns/{name}") for name, link in namespaces.items())
             interfaces = Path(f"/proc/{lease.process.pid}/net/dev").read_text().splitlines()[2:]
             assert [line.split(":")[0].strip() for line in interfaces] == ["lo"]
             mounts = Path(f"/proc/{lease.process.pid}/mountinfo").read_text()
-            assert " /slice ro" in mounts and str(mount.folder.parent) not in [line.split()[4] for line in mounts.splitlines()]
+            assert " /slice ro" in mounts and str(mount.folder.parent) not in [
+                line.split()[4] for line in mounts.splitlines()
+            ]
             if os.geteuid() == 0:
                 assert "Uid:\t0" not in status
 
@@ -144,7 +155,10 @@ def test_a_worker_sees_its_slice_and_no_network_and_no_other_user(mount: Mount) 
     [
         ("SELECT CAST(last_name AS INTEGER) FROM member", "conversion"),
         ("SELECT strptime(last_name, '%Y') FROM member", "invalid-input"),
-        ("SELECT sum(9223372036854775807::BIGINT::HUGEINT * 9223372036854775807::HUGEINT * 4) FROM member", "out-of-range"),
+        (
+            "SELECT sum(9223372036854775807::BIGINT::HUGEINT * 9223372036854775807::HUGEINT * 4) FROM member",
+            "out-of-range",
+        ),
         ("SELECT sex, race FROM member GROUP BY sex", "not-grouped"),
         ("SELECT 1 FROM member WHERE count(*) > 1", "misplaced-aggregate"),
         ("SELECT upper(1, 2)", "wrong-arguments"),

@@ -116,6 +116,7 @@ class Audit:
         self._second.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._every = events_per_checkpoint
         self._literal_key = _key_file(state.folder / "literals.key")
+        _end_line(self._second / "checkpoints.jsonl")
         self._epoch, self._key = self._open_key()
         with self._engine.connect() as connection:
             last = connection.execute(
@@ -419,6 +420,13 @@ def _write_key(path: Path, content: Mapping[str, Any]) -> None:
         file.flush()
         os.fsync(file.fileno())
     temporary.rename(path)
+
+
+def _end_line(path: Path) -> None:
+    """Ends a line that a crash cut, so that the next checkpoint stands on its own."""
+    if path.exists() and not path.read_bytes().endswith(b"\n") and path.stat().st_size:
+        with path.open("a", encoding="utf-8") as file:
+            file.write("\n")
 
 
 def _read_checkpoints(folder: Path) -> list[dict[str, Any]]:

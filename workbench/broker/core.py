@@ -460,7 +460,7 @@ class Broker:
         kind: SliceKind,
         *,
         wait: bool = False,
-        patience: float = QUICK_BUILD_SECONDS,
+        patience: float | None = None,
     ) -> _Ready:
         """The slice, from the lake or from a build in the background. Raises SliceBuilding, DiskFull, BuildFailed."""
         release = self.release(caller)
@@ -476,11 +476,12 @@ class Broker:
         return ready
 
     async def _built(
-        self, release: Release, grant: Grant, kind: SliceKind, id: str, wait: bool, patience: float
+        self, release: Release, grant: Grant, kind: SliceKind, id: str, wait: bool, patience: float | None
     ) -> Slice:
         build = self._builds.get(id)
         if build is None:
             build = self._builds[id] = self._start_build(release, grant, kind, id)
+        patience = QUICK_BUILD_SECONDS if patience is None else patience
         await asyncio.wait([build.task], timeout=None if wait else patience)
         if not build.task.done():
             raise SliceBuilding(build.step, build.done)

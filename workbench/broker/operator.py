@@ -108,6 +108,7 @@ class Operator:
             )
             return connection.getresponse()
         except (OSError, http.client.HTTPException):
+            connection.close()
             raise BrokerSilent(
                 "The broker does not answer.", hint="Try again, or start it with `workbench up`."
             ) from None

@@ -78,10 +78,11 @@ def _answer_line(broker: Any, line: str, address: dict[str, Any]) -> dict[str, A
     }
     try:
         asked = json.loads(line)
-        answer["id"], sql = asked["id"], asked["sql"]
+        answer["id"] = asked.get("id")
+        sql = asked["sql"]
         if not isinstance(sql, str):
             raise TypeError
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, AttributeError):
         return answer | {"code": "bad-request", "reason": 'A line is {"id": …, "sql": "…"}.'}
     try:
         return answer | {"ok": True} | _rows(broker.query(sql, address).table, FIRST_ROWS)

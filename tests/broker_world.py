@@ -1,0 +1,145 @@
+"""A broker service over a small made-up release, with the demo's grants, people and plans, for tests."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import json
+import shutil
+import socket
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import slice_world
+import yaml
+
+from workbench.broker.hub import LocalDirectory
+from workbench.broker.pool import PoolLimits
+from workbench.broker.service import Service, running
+from workbench.settings import PROJECT, Settings
+
+LIMITS = PoolLimits(workers=4, threads=1, memory_bytes=400 << 20)
+BIG = "SELECT a.*, b.*, c.* FROM diagnosis a, diagnosis b, diagnosis c, diagnosis d"
+"""About half a million rows of the world's analyst."""
+SLOW = "SELECT count(*) FROM diagnosis a, diagnosis b, diagnosis c, diagnosis d, diagnosis e, diagnosis f WHERE a.claim_id || b.claim_id <> c.claim_id || d.claim_id || e.claim_id"
+
+
+@dataclass
+class World:
+    """Folders, people and grants of one broker; `serve` runs it."""
+
+    base: Path
+    users: Path = field(init=False)
+    where: Settings = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.where = Settings(
+            lake=self.base / "lake",
+            state=self.base / "state",
+            run=self.base / "run",
+            grants=self.base / "grants",
+            reports=self.base / "reports",
+            database_url=f"sqlite:///{self.base / 'state' / 'broker.sqlite'}",
+        )
+        self.users = self.base / "users.yaml"
+        shutil.copytree(PROJECT / "grants", self.where.grants)
+        shutil.copy(PROJECT / "hub_config" / "demo_users.yaml", self.users)
+        slice_world.release(self.where.lake)
+
+    def environment(self) -> dict[str, str]:
+        """The settings, for a process of its own."""
+        names = {"LAKE": "lake", "STATE": "state", "RUN": "run", "GRANTS": "grants", "REPORTS": "reports"}
+        found = {
+            f"WORKBENCH_{name}": str(getattr(self.where, attribute)) for name, attribute in names.items()
+        }
+        return found | {"WORKBENCH_DATABASE_URL": self.where.database_url, "WORKBENCH_USERS": str(self.users)}
+
+    @contextmanager
+    def serve(self) -> Iterator[Service]:
+        """The service, in a thread."""
+        with running(self.where, LocalDirectory(self.users), limits=LIMITS) as service:
+            yield service
+
+    def change_grant(self, name: str, **changes: Any) -> None:
+        """Edits a grant's file as people do."""
+        file = self.where.grants / f"{name}.yaml"
+        file.write_text(yaml.safe_dump(yaml.safe_load(file.read_text()) | changes))
+
+    def control(self, method: str, path: str, body: Any = None) -> Reply:
+        """A request on the control socket."""
+        return ask(self.where.run / "control" / "control.sock", method, path, body)
+
+    def bind(
+        self, user: str, grant: str, purpose: str, kind: str = "server", token: str = "token", **more: Any
+    ) -> Bound:
+        """A binding; `token` is that of the Hub for servers."""
+        hashed = hashlib.sha256(token.encode()).hexdigest() if kind == "server" else None
+        body = {"server": f"{user}/{grant}", "user": user, "grant": grant, "purpose": purpose, "kind": kind}
+        reply = self.control("POST", "/bindings", {**body, "token_sha256": hashed, **more})
+        assert reply.status == 201, reply.json
+        return Bound(
+            reply.json["binding"],
+            Path(reply.json["socket_dir"]) / "broker.sock",
+            reply.json["token"] or token,
+        )
+
+
+@dataclass
+class Reply:
+    status: int
+    headers: Any
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+    @property
+    def table(self) -> pa.Table:
+        return pa.ipc.open_stream(self.body).read_all()
+
+
+@dataclass
+class Bound:
+    """A server's way to the broker."""
+
+    id: str
+    socket: Path
+    token: str
+
+    def ask(self, method: str, path: str, body: Any = None, **headers: str) -> Reply:
+        """A request with the server's token; waits for a slice that is being built."""
+        while True:
+            reply = ask(self.socket, method, path, body, Authorization=f"Bearer {self.token}", **headers)
+            if reply.status != 202:
+                return reply
+
+    def query(self, sql: str) -> Reply:
+        """POST /query."""
+        return self.ask("POST", "/query", {"sql": sql})
+
+
+def ask(path: Path, method: str, target: str, body: Any = None, **headers: str) -> Reply:
+    """One HTTP request over a unix socket."""
+    connection = http.client.HTTPConnection("broker", timeout=60)
+    connection.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        connection.sock.connect(str(path))
+        connection.request(method, target, None if body is None else json.dumps(body), headers)
+        response = connection.getresponse()
+        return Reply(response.status, response.headers, response.read())
+    finally:
+        connection.close()
+
+
+@contextmanager
+def new_world() -> Iterator[World]:
+    """A world in a short path (sockets) that other uids can enter (sandboxes)."""
+    with tempfile.TemporaryDirectory(prefix="wb") as folder:
+        Path(folder).chmod(0o755)
+        yield World(Path(folder))

@@ -1,0 +1,224 @@
+"""`workbench query`, `slice` and `audit`: an operator goes the way of everyone, with or without a running service."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from broker_world import World, new_world
+from click.testing import CliRunner, Result
+
+from workbench.broker.audit import events
+from workbench.cli import COMMANDS, program
+from workbench.errors import WorkbenchError
+
+pytestmark = pytest.mark.sandbox
+
+
+@pytest.fixture(scope="module")
+def world() -> Iterator[World]:
+    with new_world() as world:
+        yield world
+
+
+@pytest.fixture
+def run(world: World, monkeypatch: pytest.MonkeyPatch) -> Any:
+    for name, value in world.environment().items():
+        monkeypatch.setenv(name, value)
+
+    def invoke(*arguments: str, stdin: str | None = None) -> Result:
+        return CliRunner().invoke(program, list(arguments), input=stdin, prog_name="workbench")
+
+    return invoke
+
+
+@pytest.fixture(params=["its own broker", "the running broker"])
+def either_way(request: pytest.FixtureRequest, world: World) -> Iterator[str]:
+    if request.param == "its own broker":
+        yield request.param
+        return
+    with world.serve():
+        yield request.param
+
+
+def _log(world: World) -> list[dict[str, Any]]:
+    engine = sa.create_engine(world.where.database_url)
+    try:
+        return events(engine, limit=10_000)
+    finally:
+        engine.dispose()
+
+
+def test_a_query_goes_through_gate_worker_and_audit_either_way(
+    run: Any, world: World, either_way: str
+) -> None:
+    before = len(_log(world)) if (world.where.state / "broker.sqlite").exists() else 0
+    done = run(
+        "query", "--grant", "demo-analyst", "--json", "SELECT sex, count(*) AS n FROM member GROUP BY 1"
+    )
+    assert done.exit_code == 0, done.output
+    answer = json.loads(done.output)
+    assert (answer["columns"], answer["data"], answer["rows"], answer["synthetic"]) == (
+        ["sex", "n"],
+        [["F", 3]],
+        1,
+        True,
+    )
+    deadline = time.monotonic() + 5
+    while _log(world)[-1]["event"] != "ended" and time.monotonic() < deadline:
+        time.sleep(0.02)
+    new = _log(world)[before:]
+    assert {"admitted", "ended"} <= {event["event"] for event in new if event["grant"] == "demo-analyst"}
+    assert any(event["channel"] == "operator" and event["user"].startswith("operator:") for event in new)
+
+
+def test_the_table_for_people_names_release_slice_and_that_the_data_are_synthetic(run: Any) -> None:
+    done = run("query", "--grant", "demo-analyst", "SELECT last_name FROM member ORDER BY 1")
+    assert done.exit_code == 0 and "Canary0" in done.output
+    assert "SYNTHETIC DATA" in done.output and "3 rows" in done.output and "demo-analyst" in done.output
+
+
+def test_statements_come_from_standard_input_too(run: Any) -> None:
+    assert json.loads(run("query", "--grant", "demo-analyst", "--json", "-", stdin="SELECT 7 AS a").output)[
+        "data"
+    ] == [[7]]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (["--grant", "demo-analyst", "DROP TABLE member"], "sql-refused", "DROP"),
+        (["--grant", "demo-analyst", "SELECT nothing FROM member"], "unknown-column", "nothing"),
+        (["--grant", "demo-public", "SELECT 1"], "no-rows", "tabulate"),
+        (["--grant", "no-such-grant", "SELECT 1"], "unknown-grant", "no grant"),
+        (["--grant", "demo-analyst", "--as", "rui", "SELECT 1"], "wrong-group", "mcp-sierra-vista"),
+        (["--grant", "demo-analyst", "--as", "nobody", "SELECT 1"], "unknown-user", "no such user"),
+        (["--grant", "demo-analyst", "--purpose", "research", "SELECT 1"], "wrong-purpose", "purpose"),
+        (
+            ["--grant", "demo-analyst", "--release", "20990101-000000000000", "SELECT 1"],
+            "unknown-release",
+            "release",
+        ),
+    ],
+)
+def test_a_refusal_has_a_reason_and_is_no_success(
+    run: Any, arguments: list[str], code: str, says: str
+) -> None:
+    done = run("query", *arguments)
+    assert done.exit_code != 0 and isinstance(done.exception, WorkbenchError)
+    assert done.exception.code == code and says in str(done.exception)
+
+
+def test_the_programs_exit_code_and_words_are_those_of_the_refusal(world: World) -> None:
+    environment = {"PATH": "/usr/bin:/bin", **world.environment()}
+    command = [
+        str(Path(sys.executable).with_name("workbench")),
+        "query",
+        "--grant",
+        "demo-public",
+        "SELECT 1",
+    ]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1 and "tabulate" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_asking_as_a_user_is_recorded_under_that_name(run: Any, world: World) -> None:
+    assert run("query", "--grant", "demo-research-sh", "--as", "rui", "--json", "SELECT 1").exit_code == 0
+    assert _log(world)[-1]["user"] == "rui" or any(event["user"] == "rui" for event in _log(world))
+
+
+def test_a_file_of_statements_is_answered_line_by_line_and_never_stops(
+    run: Any, tmp_path: Path, either_way: str
+) -> None:
+    file = tmp_path / "statements.jsonl"
+    lines: list[Any] = [
+        {"id": 1, "sql": "SELECT count(*) AS n FROM member"},
+        {"id": "two", "sql": "SELECT * FROM read_csv('/etc/passwd')"},
+        {"id": 3, "sql": "SELECT CAST(last_name AS INTEGER) FROM member"},
+        {"id": 4},
+        {"id": 5, "sql": "SELECT a.claim_id FROM diagnosis a, diagnosis b"},
+        {
+            "id": 6,
+            "sql": "SELECT from_date, units, 1.5::DECIMAL(4, 2) AS d FROM medical_claim_line ORDER BY 1 LIMIT 1",
+        },
+    ]
+    file.write_text(
+        "\n".join([*map(json.dumps, lines), "not json", "", json.dumps({"id": 7, "sql": "SELECT 7 AS x"})])
+    )
+    done = run("query", "--grant", "demo-analyst", "--jsonl", str(file))
+    assert done.exit_code == 0, done.output
+    answers = [json.loads(line) for line in done.output.splitlines()]
+    assert all(set(a) == {"id", "ok", "rows", "columns", "data", "code", "reason"} for a in answers)
+    assert [(a["id"], a["ok"], a["code"]) for a in answers] == [
+        (1, True, None), ("two", False, "sql-refused"), (3, False, "conversion"), (4, False, "bad-request"),
+        (5, True, None), (6, True, None), (None, False, "bad-request"), (7, True, None),
+    ]  # fmt: skip
+    assert answers[0]["data"] == [[3]] and answers[1]["reason"] and "Canary" not in answers[2]["reason"]
+    assert answers[4]["rows"] > 20 and len(answers[4]["data"]) == 20 and answers[5]["data"][0][2] == "1.50"
+
+
+def test_slices_are_built_listed_and_shown_with_what_was_removed(run: Any) -> None:
+    done = run("slice", "build", "--grant", "demo-analyst", "--grant", "demo-public", "--json")
+    built = json.loads(done.output)
+    assert done.exit_code == 0 and [one["kind"] for one in built] == ["slice", "tabulation"]
+    assert {one["id"] for one in built} <= {
+        one["id"] for one in json.loads(run("slice", "list", "--json").output)
+    }
+    shown = run("slice", "show", built[0]["id"])
+    assert shown.exit_code == 0 and "diagnosis" in shown.output and "removed" in shown.output
+    assert json.loads(run("slice", "show", built[0]["id"], "--json").output)["grant"] == "demo-analyst"
+    assert run("slice", "show", "0" * 24).exit_code != 0
+
+
+def test_the_log_is_verified_and_shown_beside_a_running_broker(
+    run: Any, world: World, either_way: str
+) -> None:
+    run("query", "--grant", "demo-analyst", "--json", "SELECT count(*) FROM member WHERE ssn = '900-00-0001'")
+    done = run("audit", "verify", "--json")
+    found = json.loads(done.output)
+    assert done.exit_code == 0 and found["ok"] and found["events"] > 0 and found["findings"] == []
+    shown = [
+        json.loads(line)
+        for line in run("audit", "show", "--grant", "demo-analyst", "--json").output.splitlines()
+    ]
+    assert shown and all(event["grant"] == "demo-analyst" for event in shown)
+    assert "900-00-0001" not in json.dumps(shown)
+    assert run("audit", "show", "--user", "nobody-at-all", "--json").output == ""
+
+
+def test_a_log_that_was_tampered_with_ends_in_exit_code_one(run: Any, world: World) -> None:
+    engine = sa.create_engine(world.where.database_url)
+    with engine.begin() as connection:
+        seq, user = connection.execute(sa.text("SELECT seq, user FROM audit_event LIMIT 1")).one()
+        connection.execute(sa.text("UPDATE audit_event SET user = 'somebody' WHERE seq = :seq"), {"seq": seq})
+    done = run("audit", "verify")
+    assert done.exit_code == 1 and f"changed: event {seq}" in done.output
+    with engine.begin() as connection:
+        connection.execute(
+            sa.text("UPDATE audit_event SET user = :user WHERE seq = :seq"), {"seq": seq, "user": user}
+        )
+    engine.dispose()
+    assert run("audit", "verify").exit_code == 0
+
+
+@pytest.mark.parametrize("command", ["query", "slice", "audit"])
+def test_every_command_has_help_with_an_example(run: Any, command: str) -> None:
+    assert command in COMMANDS
+    pages = (
+        [[command]]
+        if command == "query"
+        else [
+            [command, sub]
+            for sub in {"slice": ["build", "list", "show"], "audit": ["verify", "show"]}[command]
+        ]
+    )
+    for page in pages:
+        done = run(*page, "--help")
+        assert done.exit_code == 0 and "Example" in done.output
