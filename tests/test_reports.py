@@ -472,3 +472,12 @@ def test_rows_that_are_put_together_add_up_to_the_total(seed):
     if not table["hidden"].any() and not total["hidden"]:
         assert table["events"].sum() == total["events"] == len(events)
         assert table["met_30d"].sum() == total["met_30d"]
+
+
+def test_a_plan_with_a_handful_of_visits_shows_none_of_their_numbers():
+    events = _events(1).head(7)
+    shown = present.rate_tables(events, {"race": ["white", "hispanic", "asian", "black"]})
+    total = shown["total"].iloc[0]
+    assert total["hidden"]
+    assert present.count(total["events"]) == present.rate(total, "30d") == present.MARK
+    assert shown["race"]["hidden"].all()

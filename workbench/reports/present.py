@@ -245,12 +245,16 @@ def percent(value: Any) -> str:
 
 def share(part: Any, whole: Any) -> str:
     """A part of a whole as per cent; a dash where the whole is nothing."""
-    return "–" if not pd.isna(whole) and whole == 0 else percent(part / whole)
+    return "–" if _nothing(whole) else percent(part / whole)
 
 
 def rate(row: Any, window: str) -> str:
     """The rate of a row of `rate_tables`; a dash where there was no event to follow up."""
-    return "–" if row["events"] == 0 else percent(row[f"rate_{window}"])
+    return "–" if _nothing(row["events"]) else percent(row[f"rate_{window}"])
+
+
+def _nothing(value: Any) -> bool:
+    return not pd.isna(value) and value == 0
 
 
 def _cells_html(row: Sequence[str]) -> str:
