@@ -14,8 +14,8 @@ import sqlalchemy as sa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from workbench.broker import audit as audit_module
 from workbench.broker.audit import SAID, Audit, AuditUnavailable, audit_event, audit_folder, events, verify
+from workbench.broker.audit_chain import keyed_hash, seal_of
 from workbench.broker.state import State
 
 
@@ -134,9 +134,9 @@ def test_who_holds_todays_key_cannot_rewrite_yesterday(state: State) -> None:
         link = rows[2]["link"]
         for row in rows[3:]:
             row |= {"rows": 0} if row["seq"] == 4 else {}
-            row["seal"] = audit_module._seal(key, row)
-            row["stamp"] = audit_module._hash(key, row["seal"], row["at"])
-            link = row["link"] = audit_module._hash(key, link, row["stamp"])
+            row["seal"] = seal_of(key, row)
+            row["stamp"] = keyed_hash(key, row["seal"], row["at"])
+            link = row["link"] = keyed_hash(key, link, row["stamp"])
             connection.execute(sa.update(audit_event).where(audit_event.c.seq == row["seq"]).values(**row))
     assert {"changed"} <= {finding.kind for finding in verify(state.engine, folder) if finding.first == 4}
 
@@ -181,6 +181,7 @@ def test_a_process_killed_while_it_writes_leaves_a_log_that_verifies(tmp_path: P
     code = f"""
 import pathlib
 from workbench.broker.audit import Audit
+from workbench.broker.audit_chain import keyed_hash, seal_of
 from workbench.broker.state import State
 audit = Audit(State('sqlite:///{tmp_path / "b.sqlite"}', pathlib.Path('{tmp_path / "state"}')), events_per_checkpoint=3)
 n = 0

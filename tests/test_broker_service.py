@@ -361,7 +361,7 @@ def test_mixed_callers_at_once_never_see_another_grants_rows(
 def test_a_slice_that_takes_its_time_is_reported_with_progress_and_then_served(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("workbench.broker.core.QUICK_BUILD_SECONDS", 0.0)
+    monkeypatch.setattr("workbench.broker.shelf.QUICK_BUILD_SECONDS", 0.0)
     with new_world() as world, world.serve():
         who = world.bind("rui", "demo-research-sh", "research")
         from broker_world import ask

@@ -134,10 +134,10 @@ def test_a_worker_sees_its_slice_and_no_network_and_no_other_user(mount: Mount) 
             status = Path(f"/proc/{lease.process.pid}/status").read_text()
             assert "NoNewPrivs:\t1" in status and "Seccomp:\t2" in status
             namespaces = {
-                name: os.readlink(f"/proc/{lease.process.pid}/ns/{name}")
+                name: str(Path(f"/proc/{lease.process.pid}/ns/{name}").readlink())
                 for name in ("net", "pid", "mnt", "ipc")
             }
-            assert all(link != os.readlink(f"/proc/self/ns/{name}") for name, link in namespaces.items())
+            assert all(link != str(Path(f"/proc/self/ns/{name}").readlink()) for name, link in namespaces.items())
             interfaces = Path(f"/proc/{lease.process.pid}/net/dev").read_text().splitlines()[2:]
             assert [line.split(":")[0].strip() for line in interfaces] == ["lo"]
             mounts = Path(f"/proc/{lease.process.pid}/mountinfo").read_text()

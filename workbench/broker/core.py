@@ -12,25 +12,17 @@ import uuid
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from workbench.broker import gate
 from workbench.broker.audit import Audit, events
 from workbench.broker.bindings import CHANNELS, KINDS, Binding, BindingRefused, Bindings
+from workbench.broker.caller import Answer, Caller
 from workbench.broker.grants import Channel, Decision, Grant, GrantBook, Level
 from workbench.broker.hub import Directory
-from workbench.broker.pool import Lease, Mount, Pool, PoolLimits
-from workbench.broker.slices import (
-    NoRows,
-    Slice,
-    UnknownSlice,
-    ensure,
-    ensure_tabulation,
-    open_slice,
-    slice_id,
-)
+from workbench.broker.pool import Lease, Pool, PoolLimits
+from workbench.broker.shelf import Ready, Shelf, SliceBuilding, SliceKind
+from workbench.broker.slices import NoRows, Slice, slice_id
 from workbench.broker.state import State
 from workbench.broker.tabulate import check_spec
 from workbench.broker.vault import Vault
@@ -41,28 +33,11 @@ from workbench.settings import Settings
 
 AUDITORS = "auditors"
 """The Hub group that may read the audit log."""
-QUICK_BUILD_SECONDS = 1.0
-"""A request waits so long for its slice before it is told to come again."""
 LONG_STATEMENT = 4_000
 """Characters above which a statement is parsed beside the event loop, not in it."""
 REMEMBERED_QUERIES = 2_000
 
-SliceKind = Literal["slice", "tabulation"]
-
-
-class SliceBuilding(WorkbenchError):
-    """The slice is being built; ask again. `done` is between 0 and 1."""
-
-    code = "slice-building"
-    http_status = 202
-
-    def __init__(self, step: str, done: float):
-        super().__init__(
-            "The slice of this grant is being built; this happens once for each release.",
-            hint="Ask again in a second.",
-        )
-        self.step = step
-        self.done = done
+__all__ = ["Answer", "Broker", "Caller", "NotAnAuditor", "SliceBuilding"]
 
 
 class NotAnAuditor(WorkbenchError):
@@ -70,77 +45,6 @@ class NotAnAuditor(WorkbenchError):
 
     code = "not-an-auditor"
     http_status = 403
-
-
-@dataclass(frozen=True)
-class Caller:
-    """Who asks, under which grant, for which purpose, on which channel.
-
-    `groups` is None for an operator of this machine who asks in no user's name; then a grant's groups and channels
-    are not asked for, its time and level are.
-    """
-
-    user: str
-    grant: str
-    purpose: str | None
-    channel: Literal["notebook", "app", "report", "operator"]
-    server: str = ""
-    release: str | None = None
-    groups: frozenset[str] | None = None
-    operator: bool = False
-
-    @classmethod
-    def of(cls, binding: Binding, groups: frozenset[str]) -> Caller:
-        """The caller behind a binding."""
-        channel: Literal["notebook", "app", "report"] = "notebook"
-        if binding.kind != "server":
-            channel = "app" if binding.kind == "app" else "report"
-        return cls(
-            binding.user, binding.grant, binding.purpose, channel, binding.server, binding.release, groups
-        )
-
-    @property
-    def opens(self) -> str | None:
-        """The channel that the grant must open; None for an operator."""
-        return {"notebook": "notebook", "app": "apps", "report": "reports"}.get(self.channel)
-
-
-@dataclass
-class Answer:
-    """One admitted query: what it is stamped with, and its bytes. Whoever takes it reads `chunks` to the end or closes it."""
-
-    id: str
-    grant: Grant
-    slice: Slice
-    chunks: AsyncIterator[bytes]
-
-    @property
-    def headers(self) -> dict[str, str]:
-        """Where the answer comes from, as HTTP headers."""
-        return {
-            "X-Query-Id": self.id,
-            "X-Workbench-Query": self.id,
-            "X-Workbench-Grant": self.grant.name,
-            "X-Workbench-Level": str(self.grant.level),
-            "X-Workbench-Release": str(self.slice.manifest["release"]),
-            "X-Workbench-Slice": self.slice.id,
-            "X-Workbench-Synthetic": str(self.slice.synthetic).lower(),
-        }
-
-
-@dataclass
-class _Build:
-    task: asyncio.Task[Slice]
-    step: str = "waiting"
-    done: float = 0.0
-
-
-@dataclass
-class _Ready:
-    slice: Slice
-    tables: Mapping[str, tuple[str, ...]]
-    mount: Mount
-    seen: float = field(default_factory=time.monotonic)
 
 
 class Broker:
@@ -156,17 +60,14 @@ class Broker:
         self.bindings = Bindings(self.state)
         self.pool = Pool(limits)
         self._book: tuple[object, GrantBook] | None = None
-        self._builds: dict[str, _Build] = {}
-        self._ready: dict[str, _Ready] = {}
+        self._shelf = Shelf(settings.lake, self.vault, self._record)
         self._releases: dict[str, Release] = {}
         self._queries: OrderedDict[str, dict[str, Any]] = OrderedDict()
 
     async def close(self) -> None:
         """Ends the workers, writes the last checkpoint, gives up the lock."""
         await self.pool.close()
-        builds = [build.task for build in self._builds.values()]
-        if builds:
-            await asyncio.wait(builds)
+        await self._shelf.close()
         await asyncio.to_thread(self.audit.close)
         self.state.close()
 
@@ -461,54 +362,8 @@ class Broker:
         *,
         wait: bool = False,
         patience: float | None = None,
-    ) -> _Ready:
-        """The slice, from the lake or from a build in the background. Raises SliceBuilding, DiskFull, BuildFailed."""
-        release = self.release(caller)
-        id = slice_id(release, grant, kind)
-        ready = self._ready.get(id)
-        if ready is not None and (ready.slice.path / "manifest.json").exists():
-            return ready
-        try:
-            found = open_slice(self.settings.lake, id)
-        except UnknownSlice:
-            found = await self._built(release, grant, kind, id, wait, patience)
-        self._ready[id] = ready = _mounted(found, kind)
-        return ready
-
-    async def _built(
-        self, release: Release, grant: Grant, kind: SliceKind, id: str, wait: bool, patience: float | None
-    ) -> Slice:
-        build = self._builds.get(id)
-        if build is None:
-            build = self._builds[id] = self._start_build(release, grant, kind, id)
-        patience = QUICK_BUILD_SECONDS if patience is None else patience
-        await asyncio.wait([build.task], timeout=None if wait else patience)
-        if not build.task.done():
-            raise SliceBuilding(build.step, build.done)
-        self._builds.pop(id, None)
-        return build.task.result()
-
-    def _start_build(self, release: Release, grant: Grant, kind: SliceKind, id: str) -> _Build:
-        make = ensure if kind == "slice" else ensure_tabulation
-
-        async def work() -> Slice:
-            said = {"grant": grant.name, "release": release.id, "slice": id, "user": "broker"}
-            try:
-                await self._record("slice-building", **said, detail=kind)
-                found = await asyncio.to_thread(make, release, grant, self.vault, self.settings.lake, report)
-            except WorkbenchError as error:
-                await self._record("slice-failed", **said, **_why(error))
-                raise
-            rows = sum(int(entry.get("rows") or 0) for entry in found.manifest["tables"].values())
-            await self._record("slice-built", **said, rows=rows)
-            return found
-
-        def report(step: str, done: int, total: int) -> None:
-            build.step, build.done = step, round(done / total, 3) if total else 0.0
-
-        build = _Build(asyncio.create_task(work()))
-        build.task.add_done_callback(lambda task: task.cancelled() or task.exception())
-        return build
+    ) -> Ready:
+        return await self._shelf.take(self.release(caller), grant, kind, wait=wait, patience=patience)
 
     def _organisation(self, grant: Grant) -> str:
         registry = self.grants().registry
@@ -523,19 +378,6 @@ class Broker:
         self._queries[query] = state
         while len(self._queries) > REMEMBERED_QUERIES:
             self._queries.popitem(last=False)
-
-
-def _mounted(found: Slice, kind: SliceKind) -> _Ready:
-    tables = (
-        {name: tuple(column[0] for column in columns) for name, columns in found.tables().items()}
-        if kind == "slice"
-        else {}
-    )
-    parts = {
-        name: tuple(str(Path(p)) for p in entry["parts"]) for name, entry in found.manifest["tables"].items()
-    }
-    mode = "query" if kind == "slice" else "tabulate"
-    return _Ready(found, tables, Mount(found.id, found.path, mode, parts))
 
 
 def _who(caller: Caller) -> dict[str, Any]:

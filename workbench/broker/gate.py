@@ -26,7 +26,8 @@ from sqlglot.errors import SqlglotError
 from sqlglot.tokens import Token, TokenType
 
 from workbench.broker import gate_rules as rules
-from workbench.broker.gate_names import GateRefusal, check_tree, instead, shown
+from workbench.broker.gate_names import check_tree
+from workbench.broker.gate_refusals import GateRefusal, instead, shown
 
 logging.getLogger("sqlglot").disabled = True  # it would print the statement, literals and all
 

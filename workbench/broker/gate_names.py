@@ -6,30 +6,27 @@ where it can be seen, and nowhere else. Column names are checked so that a refus
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from workbench.broker import gate_rules as rules
-from workbench.errors import WorkbenchError
+from workbench.broker.gate_functions import Tree, check_function, check_type
+from workbench.broker.gate_refusals import (
+    GateRefusal,
+    instead,
+    listed,
+    nearest,
+    refusal,
+    shown,
+    unknown_table,
+)
 
-Tree = Mapping[str, Any]
 Columns = tuple[str, ...] | None
 """Output columns of a relation in lower case; None where they cannot be told."""
 
 _SYSTEM = re.compile(r"^(duckdb_|pg_|sqlite_|pragma_|information_schema|temp$|system$|main$)")
-
-
-class GateRefusal(WorkbenchError):
-    """The gate does not admit the statement. `construct` names what was refused; never a value."""
-
-    code = "sql-refused"
-
-    def __init__(self, reason: str, *, hint: str = "", construct: str = "", code: str | None = None):
-        super().__init__(reason, hint=hint, code=code)
-        self.construct = construct
 
 
 @dataclass
@@ -90,7 +87,7 @@ def check_tree(statement: Tree, tables: Mapping[str, Collection[str]]) -> Use:
     """Checks one statement of the engine's tree; returns what it reads. Raises GateRefusal."""
     walk = _Walk({name.lower(): tuple(c.lower() for c in columns) for name, columns in tables.items()})
     if set(statement) - {"node", "named_param_map"} or statement.get("named_param_map"):
-        raise _refusal("PARAMETER")
+        raise refusal("PARAMETER")
     try:
         walk.query(statement["node"], {}, None)
     except RecursionError:
@@ -110,7 +107,7 @@ class _Walk:
     def query(self, node: Tree, ctes: Mapping[str, Columns], outer: _Scope | None) -> Columns:
         kind = node.get("type")
         if kind not in rules.QUERIES:
-            raise _refusal(str(kind))
+            raise refusal(str(kind))
         ctes = self._with(node, ctes, outer)
         if kind == "SET_OPERATION_NODE":
             return self._set_operation(node, ctes, outer)
@@ -140,9 +137,9 @@ class _Walk:
         for entry in (node.get("cte_map") or {}).get("map") or []:
             name, value = str(entry["key"]).lower(), entry["value"]
             if _SYSTEM.match(name):
-                raise _unknown_table(name, self.tables)
+                raise unknown_table(name, self.tables)
             if value.get("key_targets") or value.get("payload_aggregates"):
-                raise _refusal("RECURSIVE_CTE_NODE")
+                raise refusal("RECURSIVE_CTE_NODE")
             columns = self.query(value["query_node"], seen, outer)
             seen[name] = _renamed(columns, value.get("aliases"))
         return seen
@@ -160,7 +157,7 @@ class _Walk:
     def _modifiers(self, node: Tree, scope: _Scope, ctes: Mapping[str, Columns]) -> None:
         for modifier in node.get("modifiers") or []:
             if modifier.get("type") not in rules.MODIFIERS:
-                raise _refusal(str(modifier.get("type")))
+                raise refusal(str(modifier.get("type")))
             _only(modifier, {"type", "orders", "limit", "offset", "limit_type", "distinct_on_targets"})
             for order in modifier.get("orders") or []:
                 expression = order["expression"]
@@ -199,20 +196,20 @@ class _Walk:
 
     def _base_table(self, node: Tree, alias: str, ctes: Mapping[str, Columns]) -> _Source:
         if node.get("at_clause"):
-            raise _refusal("AT")
+            raise refusal("AT")
         raw = str(node.get("table_name") or "")
         path = (node.get("qualified_name") or {}).get("path") or [raw]
         if node.get("schema_name") or node.get("catalog_name") or len(path) != 1 or path[0] != raw:
             raise GateRefusal(
                 "Names of schemas and catalogs are not admitted.",
-                hint=f"Write the table's name alone: {_list(self.tables)}.",
+                hint=f"Write the table's name alone: {listed(self.tables)}.",
                 construct="a qualified name",
             )
         name = raw.lower()
         if name in ctes:
             return _Source(alias or name, None, _renamed(ctes[name], node.get("column_name_alias")))
         if name not in self.tables:
-            raise _unknown_table(raw, self.tables)
+            raise unknown_table(raw, self.tables)
         self.use.tables.add(name)
         columns = self.tables[name]
         renamed = node.get("column_name_alias")
@@ -221,9 +218,9 @@ class _Walk:
     def _join(self, node: Tree, ctes: Mapping[str, Columns], outer: _Scope | None) -> list[_Source]:
         reference = node.get("ref_type") or "REGULAR"
         if reference not in rules.JOINS:
-            raise _refusal(str(reference))
+            raise refusal(str(reference))
         if node.get("ranking_expression"):
-            raise _refusal("NEAREST")
+            raise refusal("NEAREST")
         left = self._relation(node["left"], ctes, outer)
         right = self._relation(node["right"], ctes, _Scope(left, set(), outer))
         scope = _Scope(left + right, set(), outer)
@@ -241,30 +238,30 @@ class _Walk:
         if node.get("type") == "TABLE_FUNCTION" and name:
             hint = instead(name) or rules.CONSTRUCTS["TABLE_FUNCTION"][1]
             return GateRefusal(f"The table function {name} is not admitted.", hint=hint, construct=name)
-        return _refusal(str(node.get("type")))
+        return refusal(str(node.get("type")))
 
     def _expression(
         self, node: Tree, scope: _Scope, ctes: Mapping[str, Columns], *, top: bool = False
     ) -> None:
         kind = node.get("class")
         if kind not in rules.EXPRESSIONS:
-            raise _refusal(str(kind))
+            raise refusal(str(kind))
         if kind == "COLUMN_REF":
             self._column([str(part) for part in node["column_names"]], scope)
             return
         if kind == "CONSTANT":
             return
         if kind == "TYPE":
-            _check_type(node)
+            check_type(node)
         elif kind in ("FUNCTION", "WINDOW"):
-            _check_function(node)
+            check_function(node)
         elif kind == "COLLATE":
             if str(node.get("collation")).lower() not in rules.COLLATIONS:
                 raise GateRefusal(
                     "This collation is not admitted.", hint="Use NOCASE or lower(…).", construct="COLLATE"
                 )
         elif kind == "OPERATOR" and node.get("type") in ("OPERATOR_TRY", "OPERATOR_UNPACK"):
-            raise _refusal(str(node["type"]).removeprefix("OPERATOR_"))
+            raise refusal(str(node["type"]).removeprefix("OPERATOR_"))
         elif kind == "STAR":
             self._star(node, scope, ctes, top=top)
             return
@@ -274,7 +271,7 @@ class _Walk:
                 self._expression(node["child"], scope, ctes)
             return
         for key, value in node.items():
-            if key not in _PLAIN:
+            if key not in rules.PLAIN_KEYS:
                 self._inside(value, scope, ctes)
 
     def _inside(self, value: Any, scope: _Scope, ctes: Mapping[str, Columns]) -> None:
@@ -284,9 +281,9 @@ class _Walk:
                 self._expression(value, scope, ctes)
                 return
             if "node" in value or "select_list" in value or "table_name" in value:
-                raise _refusal("an unknown part")
+                raise refusal("an unknown part")
             for key, inner in value.items():
-                if key not in _PLAIN:
+                if key not in rules.PLAIN_KEYS:
                     self._inside(inner, scope, ctes)
         elif isinstance(value, list):
             for inner in value:
@@ -294,7 +291,7 @@ class _Walk:
 
     def _star(self, node: Tree, scope: _Scope, ctes: Mapping[str, Columns], *, top: bool) -> None:
         if node.get("columns") or node.get("expr"):
-            raise _refusal("COLUMNS")
+            raise refusal("COLUMNS")
         relation = str(node.get("relation_name") or "").lower()
         if relation and scope.source(relation) is None:
             raise _unknown_source(relation, scope)
@@ -358,43 +355,12 @@ class _Walk:
 
 
 _POSITIONS = ("query_location", "query_location_length")
-_PLAIN = frozenset(
-    [
-        "class",
-        "type",
-        "alias",
-        "literal",
-        "query_location",
-        "query_location_length",
-        "function_name",
-        "schema",
-        "catalog",
-        "qualified_name",
-        "column_names",
-        "collation",
-        "start",
-        "end",
-        "exclude_clause",
-        "comparison_type",
-        "subquery_type",
-        "null_order",
-        "name",
-        "distinct",
-        "is_operator",
-        "export_state",
-        "try_cast",
-        "index",
-        "type_name",
-        "ignore_nulls",
-        "has_ignore_nulls",
-    ]
-)
 
 
 def _only(node: Tree, known: Collection[str]) -> None:
     unknown = set(node) - set(known) - set(_POSITIONS)
     if unknown:
-        raise _refusal("an unknown part")
+        raise refusal("an unknown part")
 
 
 def _extended(names: list[str] | None, more: list[str] | None) -> list[str] | None:
@@ -413,138 +379,12 @@ def _left_out(node: Tree) -> set[str]:
     return names | {str(entry["column"]).lower() for entry in node.get("qualified_exclude_list") or []}
 
 
-def _check_type(node: Tree) -> None:
-    name = str(node.get("type_name") or "").lower()
-    path = (node.get("qualified_name") or {}).get("path") or [name]
-    if name not in rules.TYPES or len(path) != 1:
-        raise GateRefusal(
-            f"The type {shown(name)} is not admitted." if shown(name) else "This type is not admitted.",
-            hint="Use VARCHAR, BIGINT, DOUBLE, DECIMAL, DATE, TIMESTAMP or BOOLEAN.",
-            construct="a type",
-        )
-
-
-def _check_function(node: Tree) -> None:
-    name = str(node.get("function_name") or "").lower()
-    path = (node.get("qualified_name") or {}).get("path") or [name]
-    if node.get("schema") or node.get("catalog") or len(path) != 1:
-        raise GateRefusal(
-            "Functions are named without a schema.",
-            hint="Write the name alone.",
-            construct="a qualified function",
-        )
-    if name != "count_star" and name not in rules.FUNCTIONS:
-        word = shown(name)
-        raise GateRefusal(
-            f"The function {word} is not admitted." if word else "This function is not admitted.",
-            hint=instead(name)
-            or _nearest(name, rules.FUNCTIONS, "Did you mean {}?")
-            or "See docs/broker.md for the list.",
-            construct=word or "a function",
-        )
-    if name in rules.BOUNDED_ARGUMENTS:
-        _check_bounded(name, node)
-
-
-def _check_bounded(name: str, node: Tree) -> None:
-    arguments = [argument.get("expression") or {} for argument in node.get("arguments") or []]
-    for index, what in rules.BOUNDED_ARGUMENTS[name].items():
-        if len(arguments) <= index:
-            continue
-        if what == "pad":
-            if not _short_pad(arguments[index]):
-                raise GateRefusal(
-                    f"{name} takes a literal number of at most {rules.MAX_PAD:,}.",
-                    hint="Write the number into the statement.",
-                    construct=name,
-                )
-        elif not _short_text(arguments[index]):
-            raise GateRefusal(
-                f"{name} takes a literal text of at most {rules.MAX_PATTERN:,} characters here.",
-                hint="Write it into the statement; for many codes use IN (…) or the table value_set.",
-                construct=name,
-            )
-
-
-def _short_text(node: Tree) -> bool:
-    if node.get("function_name") == "list_value":
-        return all(_short_text(entry.get("expression") or {}) for entry in node.get("arguments") or [])
-    text = (node.get("literal") or {}).get("text", "")
-    return node.get("class") == "CONSTANT" and len(str(text)) <= rules.MAX_PATTERN
-
-
-def _short_pad(node: Tree) -> bool:
-    """Whether a number is at most MAX_PAD whatever the data are."""
-    kind, name = node.get("class"), node.get("function_name")
-    arguments = [argument.get("expression") or {} for argument in node.get("arguments") or []]
-    if kind == "CONSTANT":
-        text = str((node.get("literal") or {}).get("text", ""))
-        return text.isdigit() and int(text) <= rules.MAX_PAD
-    if kind == "CAST":
-        return _short_pad(node.get("child") or {})
-    if kind == "FUNCTION" and name in ("greatest", "least"):
-        return all(_short_pad(argument) for argument in arguments)
-    if kind == "FUNCTION" and name == "-" and len(arguments) == 2:
-        return _short_pad(arguments[0]) and _is_length(arguments[1])
-    return _is_length(node)
-
-
-def _is_length(node: Tree) -> bool:
-    """length(column): never negative, and a column's text is short."""
-    arguments = [argument.get("expression") or {} for argument in node.get("arguments") or []]
-    if node.get("class") != "FUNCTION" or node.get("function_name") not in ("length", "len", "strlen"):
-        return False
-    return len(arguments) == 1 and arguments[0].get("class") == "COLUMN_REF"
-
-
-def shown(name: str) -> str:
-    """A name that the caller wrote, if it looks like a name and not like a value; else nothing."""
-    plain = re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,62}", name)
-    return name if plain and sum(c.isdigit() for c in name) <= 3 else ""
-
-
-def instead(name: str) -> str:
-    """What to use in place of a refused function or statement."""
-    fits = [lead for lead in rules.INSTEAD if name.lower().startswith(lead)]
-    if not fits and re.match(
-        r"(read_|scan|sniff_|glob|st_read|delta_|iceberg_|sqlite_|postgres_|mysql_)", name.lower()
-    ):
-        return rules.INSTEAD["read_csv"]
-    return rules.INSTEAD[max(fits, key=len)] if fits else ""
-
-
-def _refusal(kind: str) -> GateRefusal:
-    name, hint = rules.CONSTRUCTS.get(kind, (shown(kind.removesuffix("_NODE")).replace("_", " ").lower(), ""))
-    name = name or "this construct"
-    return GateRefusal(f"{name[0].upper()}{name[1:]} is not admitted.", hint=hint, construct=name)
-
-
-def _nearest(name: str, candidates: Iterable[str], text: str) -> str:
-    close = difflib.get_close_matches(name.lower(), list(candidates), n=3, cutoff=0.6)
-    return text.format(", ".join(close)) if close else ""
-
-
-def _list(names: Iterable[str]) -> str:
-    return ", ".join(sorted(names)) or "none"
-
-
-def _unknown_table(name: str, tables: Mapping[str, Any]) -> GateRefusal:
-    word = shown(name)
-    hint = instead(name) or _nearest(name, tables, "Did you mean {}?")
-    return GateRefusal(
-        f"There is no table {word} in this slice." if word else "There is no such table in this slice.",
-        hint=f"{hint} It holds: {_list(tables)}.".strip(),
-        construct=f"table {word}" if word else "a table",
-        code="unknown-table",
-    )
-
-
 def _unknown_source(name: str, scope: _Scope) -> GateRefusal:
     word = shown(name)
     names = {source.name for source in scope.everything() if source.name}
     return GateRefusal(
         f"Nothing in FROM is called {word} here." if word else "Nothing in FROM has that name here.",
-        hint=f"There is: {_list(names)}.",
+        hint=f"There is: {listed(names)}.",
         construct=f"name {word}" if word else "a name",
         code="unknown-column",
     )
@@ -555,10 +395,10 @@ def _unknown_column(name: str, sources: list[_Source], tables: Mapping[str, tupl
     near: list[str] = []
     for source in sources:
         near.extend(source.columns or ())
-    hint = _nearest(name, dict.fromkeys(near), "Did you mean {}?")
+    hint = nearest(name, dict.fromkeys(near), "Did you mean {}?")
     if not hint:
         others = sorted(table for table, columns in tables.items() if name.lower() in columns)
-        hint = f"It is a column of {_list(others)}." if others else f"There is: {_list(set(near))}."
+        hint = f"It is a column of {listed(others)}." if others else f"There is: {listed(set(near))}."
     where = " and ".join(dict.fromkeys(source.name for source in sources if source.name)) or "FROM"
     reason = f"There is no column {word} in {where}." if word else f"There is no such column in {where}."
     if not all(shown(source.name) for source in sources if source.name):

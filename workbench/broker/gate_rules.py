@@ -145,6 +145,16 @@ COLLATIONS = _words(
     """
 )
 
+PLAIN_KEYS = _words(
+    """
+    class type alias literal query_location query_location_length function_name schema catalog
+    qualified_name column_names collation start end exclude_clause comparison_type subquery_type
+    null_order name distinct is_operator export_state try_cast index type_name ignore_nulls
+    has_ignore_nulls
+    """
+)
+"""Parts of an expression of the engine's tree that hold no further expression."""
+
 CONSTRUCTS = {
     "RECURSIVE_CTE_NODE": (
         "WITH RECURSIVE",

@@ -8,27 +8,23 @@ except that a grant at its limit of concurrent queries lets others pass.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
-import logging
-import os
-import socket
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 from workbench.broker import frames
-from workbench.broker.engine_errors import STATUS
-from workbench.broker.worker import CHANNEL, SLICE
+from workbench.broker.process import (
+    Mount,
+    PoolLimits,
+    WorkerLost,
+    WorkerProcess,
+    failure,
+)
 from workbench.errors import WorkbenchError
-from workbench.sandbox import Limits, Running, Sandbox, launch
 
-START_SECONDS = 30.0
 CANCEL_SECONDS = 0.5
 """How long a worker may take to give up a query before it is killed."""
 STALL_SECONDS = 120.0
@@ -36,10 +32,8 @@ STALL_SECONDS = 120.0
 IDLE_SECONDS = 900.0
 WAIT_SECONDS = 30.0
 """How long a query waits for a worker before the caller is asked to come again."""
-_BUFFER_BYTES = 4 << 20
-_CHUNK_BYTES = 1 << 20
-_log = logging.getLogger("workbench.broker")
-_SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33
+
+__all__ = ["Busy", "Lease", "Mount", "Pool", "PoolLimits", "QueryFailed", "WorkerLost"]
 
 
 class Busy(WorkbenchError):
@@ -50,200 +44,10 @@ class Busy(WorkbenchError):
     retry_after = 2
 
 
-class QueryFailed(WorkbenchError):
-    """A worker could not answer; code and words come from `engine_errors`."""
-
-    code = "query-failed"
-
-
-class WorkerLost(WorkbenchError):
-    """A worker ended in the middle of a query: it overran, or died."""
-
-    code = "worker-lost"
-    http_status = 500
-
-
-@dataclass(frozen=True)
-class Mount:
-    """What one kind of worker has: a slice's folder, its tables and the mode."""
-
-    slice_id: str
-    folder: Path
-    mode: str
-    tables: Mapping[str, tuple[str, ...]]
-    """Table -> its Parquet parts, relative to the folder."""
-
-
-@dataclass(frozen=True)
-class PoolLimits:
-    """What the workers of one broker may use together and each."""
-
-    workers: int = field(default_factory=lambda: max(4, 2 * (os.cpu_count() or 1)))
-    threads: int = field(default_factory=lambda: min(8, os.cpu_count() or 1))
-    memory_bytes: int = field(default_factory=lambda: _share_of_memory())
-
-    @property
-    def sandbox(self) -> Limits:
-        """Of the whole process, above the engine's own limit: a single scalar call can ignore the engine's."""
-        return Limits(
-            memory_bytes=self.memory_bytes + (1 << 30), processes=64, tmp_bytes=64 << 20, open_files=1024
-        )
-
-
-def _share_of_memory() -> int:
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return max(1 << 30, min(16 << 30, total // 8))
-
-
-class _Process:
-    """One running worker."""
-
-    def __init__(self, mount: Mount, user: str):
-        self.mount = mount
-        self.user = user
-        self.used = time.monotonic()
-        self.waited = 0.0
-        self.waiting_since: float | None = None
-        self.killed_for = ""
-        self._left = 0
-        self._running: Running | None = None
-        self._socket: socket.socket | None = None
-
-    async def start(self, limits: PoolLimits) -> None:
-        """Launches the sandbox and waits until the engine is ready. Raises WorkerLost."""
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        _widen(ours, theirs)
-        ours.setblocking(False)
-        self._socket = ours
-        try:
-            self._running = await asyncio.to_thread(_launch, self.mount, limits, theirs)
-        finally:
-            theirs.close()
-        order = {
-            "mode": self.mount.mode,
-            "folder": SLICE,
-            "tables": {name: list(parts) for name, parts in self.mount.tables.items()},
-            "memory_bytes": limits.memory_bytes,
-            "threads": limits.threads,
-        }
-        try:
-            async with asyncio.timeout(START_SECONDS):
-                await self.send(frames.OPEN, order)
-                kind, payload = await self.frame()
-        except (TimeoutError, WorkerLost, OSError):
-            kind, payload = frames.ERROR, b'{"detail": "no answer"}'
-        if kind != frames.READY:
-            self.kill("start")
-            _log.error("a worker did not start: %s", json.loads(payload).get("detail"))
-            raise WorkerLost(
-                "A worker could not be started.", hint="Tell your operator: the broker's log has the cause."
-            )
-
-    async def send(self, kind: bytes, value: object) -> None:
-        assert self._socket is not None
-        payload = json.dumps(value).encode()
-        with contextlib.suppress(OSError):
-            await asyncio.get_running_loop().sock_sendall(
-                self._socket, frames.HEADER.pack(kind, len(payload)) + payload
-            )
-
-    async def header(self) -> tuple[bytes, int]:
-        kind, length = frames.HEADER.unpack(await self._exactly(frames.HEADER.size))
-        return kind, length
-
-    async def frame(self) -> tuple[bytes, bytes]:
-        kind, length = await self.header()
-        return kind, await self._exactly(length)
-
-    async def pieces(self, length: int) -> AsyncIterator[bytes]:
-        self._left = length
-        while self._left:
-            piece = await self._receive(min(self._left, _CHUNK_BYTES))
-            self._left -= len(piece)
-            yield piece
-
-    async def drain(self) -> None:
-        """Has the worker give up its query and throws away what it still sends."""
-        await self.send(frames.CANCEL, {})
-        kind, length = frames.ARROW, self._left
-        while True:
-            async for _ in self.pieces(length):
-                pass
-            if kind in (frames.DONE, frames.ERROR):
-                return
-            kind, length = await self.header()
-
-    async def _exactly(self, count: int) -> bytes:
-        data = b""
-        while len(data) < count:
-            data += await self._receive(count - len(data))
-        return data
-
-    async def _receive(self, count: int) -> bytes:
-        assert self._socket is not None
-        self.waiting_since = time.monotonic()
-        try:
-            data = await asyncio.get_running_loop().sock_recv(self._socket, count)
-        except OSError:
-            data = b""
-        finally:
-            self.waited += time.monotonic() - self.waiting_since
-            self.waiting_since = None
-            self.used = time.monotonic()
-        if not data:
-            raise self._lost()
-        return data
-
-    def _lost(self) -> WorkerLost:
-        if self.killed_for == "time":
-            return WorkerLost(
-                "The query took longer than its grant allows.",
-                hint="Filter earlier, ask for fewer columns, or aggregate in steps.",
-                code="time-limit",
-                http_status=422,
-            )
-        if self.killed_for == "stall":
-            return WorkerLost(
-                "The answer was not read, so the query was ended.", code="not-read", http_status=408
-            )
-        return WorkerLost(
-            "The worker that ran the query ended, most likely because it needed more memory than it may use.",
-            hint="Ask for fewer rows or columns, filter earlier, or aggregate in steps.",
-            http_status=422,
-        )
-
-    def busy_seconds(self) -> float:
-        """Time that the current query has made the broker wait."""
-        since = self.waiting_since
-        return self.waited + (time.monotonic() - since if since is not None else 0.0)
-
-    @property
-    def alive(self) -> bool:
-        return self._running is not None and self._running.alive()
-
-    @property
-    def pid(self) -> int:
-        return self._running.child_pid if self._running else 0
-
-    def kill(self, why: str = "") -> None:
-        """Ends the process; whoever waits for it gets WorkerLost."""
-        self.killed_for = self.killed_for or why or "retired"
-        if self._running is not None:
-            self._running.kill()
-
-    def close(self) -> None:
-        """Takes the remains away. Blocks for a moment."""
-        if self._running is not None:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._running.wait(5)
-        if self._socket is not None:
-            self._socket.close()
-
-
 class Lease:
     """One worker for one query. Give it back with `close`, whatever happened."""
 
-    def __init__(self, pool: Pool, process: _Process, grant: str, seconds: float):
+    def __init__(self, pool: Pool, process: WorkerProcess, grant: str, seconds: float):
         self._pool = pool
         self.process = process
         self.grant = grant
@@ -262,12 +66,12 @@ class Lease:
                 async for piece in self.process.pieces(length):
                     yield piece
                 continue
-            payload = json.loads(await self.process._exactly(length))
+            payload = json.loads(await self.process.payload(length))
             self._clean = True
             if kind == frames.DONE:
                 self.summary = payload
                 return
-            raise _refusal(payload)
+            raise failure(payload)
 
     async def tabulate(self, spec: Mapping[str, Any]) -> dict[str, Any]:
         """The worker's answer to a tabulation."""
@@ -277,7 +81,7 @@ class Lease:
         self._clean = True
         answer = json.loads(payload)
         if kind != frames.DONE:
-            raise _refusal(answer)
+            raise failure(answer)
         self.summary = {"ms": answer["ms"]}
         found: dict[str, Any] = answer["answer"]
         return found
@@ -292,7 +96,7 @@ class Pool:
 
     def __init__(self, limits: PoolLimits | None = None):
         self.limits = limits or PoolLimits()
-        self._idle: list[_Process] = []
+        self._idle: list[WorkerProcess] = []
         self._leases: set[Lease] = set()
         self._starting = 0
         self._warming: list[tuple[Mount, str]] = []
@@ -356,7 +160,7 @@ class Pool:
                 self._starting += 1
                 self._spawn(self._start_for(waiter))
 
-    def _take_idle(self, waiter: _Waiter) -> _Process | None:
+    def _take_idle(self, waiter: _Waiter) -> WorkerProcess | None:
         for process in list(self._idle):
             if process.mount == waiter.mount and process.user == waiter.user:
                 self._idle.remove(process)
@@ -365,7 +169,7 @@ class Pool:
                 self._bury(process)
         return None
 
-    def _hand_over(self, waiter: _Waiter, process: _Process) -> None:
+    def _hand_over(self, waiter: _Waiter, process: WorkerProcess) -> None:
         if waiter in self._waiting:
             self._waiting.remove(waiter)
             self._running[waiter.grant] += 1
@@ -385,7 +189,7 @@ class Pool:
             self._spawn(self._warm(mount, user))
 
     async def _warm(self, mount: Mount, user: str) -> None:
-        process = _Process(mount, user)
+        process = WorkerProcess(mount, user)
         try:
             await process.start(self.limits)
             self._idle.append(process)
@@ -399,7 +203,7 @@ class Pool:
         return (mount, user) in self._warming
 
     async def _start_for(self, waiter: _Waiter) -> None:
-        process = _Process(waiter.mount, waiter.user)
+        process = WorkerProcess(waiter.mount, waiter.user)
         try:
             await process.start(self.limits)
         except Exception as error:
@@ -428,7 +232,7 @@ class Pool:
             self._bury(lease.process)
         self._dispatch()
 
-    async def _recover(self, process: _Process) -> None:
+    async def _recover(self, process: WorkerProcess) -> None:
         try:
             async with asyncio.timeout(CANCEL_SECONDS):
                 await process.drain()
@@ -439,7 +243,7 @@ class Pool:
             self._recovering -= 1
         self._dispatch()
 
-    def _bury(self, process: _Process) -> None:
+    def _bury(self, process: WorkerProcess) -> None:
         process.kill()
         self._spawn(asyncio.to_thread(process.close))
 
@@ -505,38 +309,3 @@ class _Waiter:
     concurrent: int
     seconds: float
     future: asyncio.Future[Lease]
-
-
-def _launch(mount: Mount, limits: PoolLimits, channel: socket.socket) -> Running:
-    sandbox = Sandbox(
-        command=[sys.executable, "-m", "workbench.broker.worker"],
-        env={CHANNEL: str(channel.fileno()), "OMP_NUM_THREADS": "1"},
-        read_only={mount.folder: SLICE},
-        limits=limits.sandbox,
-    )
-    return launch(
-        sandbox,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        pass_fds=[channel.fileno()],
-    )
-
-
-def _widen(*sockets: socket.socket) -> None:
-    for sock in sockets:
-        for forced, plain in ((_SO_SNDBUFFORCE, socket.SO_SNDBUF), (_SO_RCVBUFFORCE, socket.SO_RCVBUF)):
-            try:
-                sock.setsockopt(socket.SOL_SOCKET, forced, _BUFFER_BYTES)
-            except OSError:
-                sock.setsockopt(socket.SOL_SOCKET, plain, _BUFFER_BYTES)
-
-
-def _refusal(said: Mapping[str, Any]) -> QueryFailed:
-    code = str(said.get("code") or "query-failed")
-    return QueryFailed(
-        str(said.get("reason") or "The worker failed."),
-        hint=str(said.get("hint") or ""),
-        code=code,
-        http_status=int(said.get("status") or STATUS.get(code, 400)),
-    )

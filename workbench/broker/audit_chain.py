@@ -1,0 +1,102 @@
+"""The audit log's table, and the keyed hashes that chain its rows."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from workbench.broker.state import metadata
+
+audit_event = sa.Table(
+    "audit_event",
+    metadata,
+    sa.Column(
+        "seq", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True, autoincrement=False
+    ),
+    sa.Column("at", sa.String(32), nullable=False),
+    sa.Column("event", sa.String(32), nullable=False),
+    sa.Column("query_id", sa.String(32)),
+    sa.Column("user", sa.String(128)),
+    sa.Column("grant", sa.String(128)),
+    sa.Column("purpose", sa.String(64)),
+    sa.Column("channel", sa.String(32)),
+    sa.Column("server", sa.String(256)),
+    sa.Column("release", sa.String(128)),
+    sa.Column("slice", sa.String(128)),
+    sa.Column("statement", sa.Text),
+    sa.Column("tables", sa.Text),
+    sa.Column("columns", sa.Text),
+    sa.Column("rows", sa.BigInteger),
+    sa.Column("bytes", sa.BigInteger),
+    sa.Column("ms", sa.Float),
+    sa.Column("outcome", sa.String(32)),
+    sa.Column("code", sa.String(64)),
+    sa.Column("reason", sa.Text),
+    sa.Column("detail", sa.Text),
+    sa.Column("epoch", sa.Integer, nullable=False),
+    sa.Column("seal", sa.String(64), nullable=False),
+    sa.Column("stamp", sa.String(64), nullable=False),
+    sa.Column("link", sa.String(64), nullable=False),
+    sa.Index("audit_event_user", "user", "at"),
+    sa.Index("audit_event_query", "query_id"),
+)
+
+SAID = (
+    "event", "query_id", "user", "grant", "purpose", "channel", "server", "release", "slice", "statement", "tables",
+    "columns", "rows", "bytes", "ms", "outcome", "code", "reason", "detail",
+)  # fmt: skip
+"""The columns that the seal covers, with seq and epoch."""
+
+
+def seal_of(key: bytes, row: Mapping[str, Any]) -> str:
+    """The keyed hash of what a row says."""
+    return keyed_hash(key, "event", canonical({name: row[name] for name in (*SAID, "seq", "epoch")}))
+
+
+def keyed_hash(key: bytes, *parts: str) -> str:
+    """HMAC-SHA-256 over the parts, each with its length, as hexadecimal digits."""
+    digest = hmac.new(key, digestmod=hashlib.sha256)
+    for part in parts:
+        raw = part.encode()
+        digest.update(len(raw).to_bytes(8, "big"))
+        digest.update(raw)
+    return digest.hexdigest()
+
+
+def canonical(value: Mapping[str, Any]) -> str:
+    """One text for equal values."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+
+
+def next_key(key: bytes) -> bytes:
+    """The key of the next epoch: one way, so that the former key cannot be worked out."""
+    return hmac.new(key, b"workbench audit: next epoch", hashlib.sha256).digest()
+
+
+def read_checkpoints(folder: Path) -> list[dict[str, Any]]:
+    """The checkpoints in order."""
+    path = folder / "checkpoints.jsonl"
+    if not path.exists():
+        return []
+    entries = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            entries.append(json.loads(line))
+        except ValueError:
+            continue  # a line cut by a crash: its epoch's key was not replaced either
+    return entries
+
+
+def read_head(folder: Path) -> dict[str, Any] | None:
+    """The last signed end of the log; None where there is none."""
+    try:
+        head: dict[str, Any] = json.loads((folder / "head").read_bytes())
+    except (OSError, ValueError):
+        return None
+    return head

@@ -1,0 +1,67 @@
+"""Who asks, and what an admitted query gives back."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Literal
+
+from workbench.broker.bindings import Binding
+from workbench.broker.grants import Grant
+from workbench.broker.slices import Slice
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who asks, under which grant, for which purpose, on which channel.
+
+    `groups` is None for an operator of this machine who asks in no user's name; then a grant's groups and channels
+    are not asked for, its time and level are.
+    """
+
+    user: str
+    grant: str
+    purpose: str | None
+    channel: Literal["notebook", "app", "report", "operator"]
+    server: str = ""
+    release: str | None = None
+    groups: frozenset[str] | None = None
+    operator: bool = False
+
+    @classmethod
+    def of(cls, binding: Binding, groups: frozenset[str]) -> Caller:
+        """The caller behind a binding."""
+        channel: Literal["notebook", "app", "report"] = "notebook"
+        if binding.kind != "server":
+            channel = "app" if binding.kind == "app" else "report"
+        return cls(
+            binding.user, binding.grant, binding.purpose, channel, binding.server, binding.release, groups
+        )
+
+    @property
+    def opens(self) -> str | None:
+        """The channel that the grant must open; None for an operator."""
+        return {"notebook": "notebook", "app": "apps", "report": "reports"}.get(self.channel)
+
+
+@dataclass
+class Answer:
+    """One admitted query: what it is stamped with, and its bytes. Whoever takes it reads `chunks` to the end or closes it."""
+
+    id: str
+    grant: Grant
+    slice: Slice
+    chunks: AsyncIterator[bytes]
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Where the answer comes from, as HTTP headers."""
+        return {
+            "X-Query-Id": self.id,
+            "X-Workbench-Query": self.id,
+            "X-Workbench-Grant": self.grant.name,
+            "X-Workbench-Level": str(self.grant.level),
+            "X-Workbench-Release": str(self.slice.manifest["release"]),
+            "X-Workbench-Slice": self.slice.id,
+            "X-Workbench-Synthetic": str(self.slice.synthetic).lower(),
+        }
