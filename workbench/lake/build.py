@@ -67,14 +67,15 @@ def build_release(
         raise SourceRefused("The source folder is not there.", hint="Name a folder of source files.")
     progress("hash the source files", 0, 1)
     files = list(reader.sources(sources))
-    inputs = _inputs(reader, files, as_of)
+    origin = reader.origin(sources)
+    inputs = _inputs(reader, files, origin, as_of)
     with _lake(lake) as releases:
         found = _same_inputs(lake, inputs)
         if found:
             return found
         building = Path(tempfile.mkdtemp(prefix=BUILDING, dir=releases))
         try:
-            return _build(sources, files, reader, building, inputs, as_of, progress)
+            return _build(files, reader, building, inputs, as_of, progress)
         except (duckdb.Error, OSError) as error:
             raise _failed(error) from None
         finally:
@@ -119,7 +120,6 @@ def check_sources(
 
 
 def _build(
-    sources: Path,
     files: Sequence[SourceFile],
     reader: Layout,
     building: Path,
@@ -127,7 +127,6 @@ def _build(
     as_of: date | None,
     progress: Progress,
 ) -> Release:
-    origin = reader.origin(sources)
     steps = len(files) + 3 + len(dictionary())
     folder = building / "release"
     folder.mkdir()
@@ -152,6 +151,7 @@ def _build(
         through = derive.complete_through(stands)
         progress("derive member months, sensitive claims, measures", done + 2, steps)
         derive.make_derived(con, through)
+        con.execute("SET preserve_insertion_order = true")
         ranges = member_ranges(con)
         tables = {}
         for number, (name, table) in enumerate(dictionary().items()):
@@ -162,9 +162,9 @@ def _build(
         "id": release_id,
         "as_of": stands.isoformat(),
         "complete_through": through.isoformat(),
-        "synthetic": bool(origin.get("synthetic")),
+        "synthetic": bool(inputs["origin"].get("synthetic")),
         "layout": reader.name,
-        "origin": origin,
+        "origin": inputs["origin"],
         "inputs": inputs,
         "code_version": provenance.code_version(),
         "dictionary": provenance.dictionary_version(),
@@ -184,10 +184,13 @@ def _account(stage: Stage, file: SourceFile, number: int) -> FileAccount:
     return FileAccount(file.name, file.kind, file.sha256, file.bytes, rows, kept, dict(aside))
 
 
-def _inputs(reader: Layout, files: Sequence[SourceFile], as_of: date | None) -> dict[str, Any]:
+def _inputs(
+    reader: Layout, files: Sequence[SourceFile], origin: dict[str, Any], as_of: date | None
+) -> dict[str, Any]:
     """All that a release is made from, but for the as-of date where the data decide it."""
     return {
         "sources": [[file.name, file.sha256] for file in files],
+        "origin": origin,
         "layout": reader.name,
         "code_version": provenance.code_version(),
         "dictionary": provenance.dictionary_version(),
@@ -269,6 +272,7 @@ def _engine(folder: Path) -> Iterator[duckdb.DuckDBPyConnection]:
         work = str(folder / "work.duckdb").replace("'", "''")
         con.execute(f"ATTACH '{work}' AS work (RECOVERY_MODE no_wal_writes)")
         con.execute("USE work")
+        con.execute("SET preserve_insertion_order = false")
         yield con
     finally:
         con.close()
