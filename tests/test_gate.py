@@ -7,6 +7,7 @@ import logging
 import re
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -338,3 +339,9 @@ def test_columns_are_reported_through_stars_aliases_and_with_clauses() -> None:
     assert gate.admit("SELECT member FROM member", TABLES).columns == tuple(
         sorted(f"member.{c}" for c in TABLES["member"])
     )
+
+
+def test_the_page_of_the_broker_lists_exactly_the_functions_that_are_admitted() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "broker.md").read_text()
+    listed = page.split("<!-- functions -->")[1].split("<!-- /functions -->")[0]
+    assert set(re.findall(r"`([a-z0-9_]+)`", listed)) == gate_rules.FUNCTIONS - gate_rules.OPERATORS

@@ -19,6 +19,7 @@ from workbench.broker import frames
 from workbench.broker.process import (
     Mount,
     PoolLimits,
+    QueryFailed,
     WorkerLost,
     WorkerProcess,
     failure,
