@@ -40,8 +40,12 @@ def draw(tabulation: Tabulation, *, width: str = "wide", bare: bool = False) -> 
     frame = _bars(tabulation, value, ranked=bool(names) and names[0] in RANKED)
     hidden = int(frame["hidden"].sum())
     if hidden > MOST_HIDDEN_BARS:
-        frame = frame[~frame["hidden"]]
-        words["verdict"] = f"{hidden} rows are {tabulation.mark}: see the table. {words['verdict']}".strip()
+        empty = ~frame["hidden"] & (frame[value].isna() | (frame[value] == 0))
+        frame = frame[~frame["hidden"] & ~empty]
+        left_out = f"{hidden} rows are {tabulation.mark}" + (
+            f", {int(empty.sum())} are empty" if empty.any() else ""
+        )
+        words["verdict"] = f"{left_out}: see the table. {words['verdict']}".strip()
     everybody = tabulation.total(_numerator(tabulation))
     overall = everybody["rate"] if everybody is not None and tabulation.is_rate and names else None
     return bar_rates(frame, label="label", value=value, overall=overall, **words)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -27,6 +28,10 @@ STYLE = """
 .wb-box .wb-unit { color: #52616f; font-size: 14px; margin-bottom: 8px; }
 .wb-fig svg { display: block; width: 100%; height: auto; max-width: 100%; }
 .wb-fig .wb-narrow { display: none; }
+.wb-two { display: flex; gap: 20px; align-items: flex-start; }
+.wb-two .wb-wide { flex: 1 1 60%; min-width: 0; }
+.wb-map { flex: 0 1 300px; min-width: 0; }
+.wb-map svg { display: block; width: 100%; height: auto; }
 .wb-scroll { overflow-x: auto; }
 .wb table.wb-table { border-collapse: collapse; width: 100%; font-size: 15px; font-variant-numeric: tabular-nums; margin: 0; }
 .wb table.wb-table th { text-align: right; font-weight: 600; font-size: 13px; color: #52616f; border-bottom: 2px solid #b8c4ce; padding: 6px 10px; background: #fff; }
@@ -46,6 +51,8 @@ STYLE = """
   .wb-card .wb-n { font-size: 23px; }
   .wb-box { padding: 14px 12px; }
   .wb-fig .wb-wide { display: none; }
+  .wb-two { flex-direction: column; align-items: stretch; gap: 12px; }
+  .wb-map { flex: none; width: 100%; max-width: 330px; margin: 0 auto; }
   .wb-fig .wb-narrow { display: block; }
   .wb table.wb-table th, .wb table.wb-table td { padding: 6px 5px; font-size: 14px; }
 }
@@ -90,13 +97,19 @@ def cards(items: Iterable[Card]) -> str:
     return f'<div class="wb"><div class="wb-cards">{inner}</div></div>'
 
 
-def figure(title: str, about: str, *, wide: str, phone: str, alt: str) -> str:
-    """A plot drawn twice, for a desk and for a phone; the style sheet shows one of them."""
+def figure(title: str, about: str, *, wide: str, phone: str, alt: str, map_svg: str = "") -> str:
+    """A plot drawn twice, for a desk and for a phone; the style sheet shows one of them. A map stands beside it."""
+    beside = f'<div class="wb-map">{map_svg}</div>' if map_svg else ""
     return (
         f'<div class="wb wb-box"><h2>{_t(title)}</h2><div class="wb-unit">{_t(about)}</div>'
-        f'<div class="wb-fig" role="img" aria-label="{html.escape(alt, quote=True)}">'
-        f'<div class="wb-wide">{wide}</div><div class="wb-narrow">{phone}</div></div></div>'
+        f'<div class="wb-fig{" wb-two" if map_svg else ""}" role="img" aria-label="{html.escape(alt, quote=True)}">'
+        f'{beside}<div class="wb-wide">{wide}</div><div class="wb-narrow">{_own_ids(phone, "phone")}</div></div></div>'
     )
+
+
+def _own_ids(svg: str, prefix: str) -> str:
+    """The SVG with ids of its own: a hatch that it shared with a plot which is not displayed would not be drawn."""
+    return re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{prefix}-", svg)
 
 
 def table(tabulation: Tabulation, words: Mapping[str, str] | None = None) -> str:
