@@ -47,6 +47,10 @@ __all__ = [
 ]
 
 
+PARQUET = "COMPRESSION zstd, COMPRESSION_LEVEL 1"
+"""Tokens do not compress; the lowest level made smaller files than the default (3), in less time."""
+
+
 class NoRows(WorkbenchError):
     """The grant's level has no rows, so there is no slice of it."""
 
@@ -151,7 +155,7 @@ def _write(
     part = Path("tables") / name / "part-000.parquet"
     (folder / part).parent.mkdir()
     target = str(folder / part).replace("'", "''")
-    written = con.execute(f"COPY ({query}) TO '{target}' (FORMAT parquet, COMPRESSION zstd)").fetchone()
+    written = con.execute(f"COPY ({query}) TO '{target}' (FORMAT parquet, {PARQUET})").fetchone()
     rows = int(written[0]) if written else 0
     rows_in = sum(int(p["rows"]) for p in release.manifest["tables"][name]["parts"])
     removed = cutter.removed(name, rows_in, rows) if table.has_member else {}
@@ -198,52 +202,36 @@ def _plain(release: Release, cutter: Cutter, table: Table, served: tuple[Served,
 
 
 def _with_claims(release: Release, table: Table, served: tuple[Served, ...]) -> str:
-    """Rows that go with a claim, under tokens: in the order of (member token, claim token), which is `claim_slot`."""
-    kind = _claim_of(table)[0]
-    inner = [(f'"{c.name}"', _value(c, release, "false")) for c in served if c.rule.action != Action.TOKEN]
-    rest = _rest(table, served)
-    tokens = {"member_id": "t.member_token", _claim_of(table)[1]: "t.token"}
-    outer = ", ".join(
-        f'{tokens[c.name]} AS "{c.name}"' if c.rule.action == Action.TOKEN else f'q."{c.name}"'
-        for c in served
+    """Rows that go with a claim, under tokens: by member token, claim token, and what the slice holds."""
+    kind, claim = _claim_of(table)
+    tokens = {"member_id": "k.member_token", claim: "k.token"}
+    columns = ", ".join(
+        f'{tokens.get(c.column.name) or _value(c, release, "false")} AS "{c.name}"' for c in served
     )
-    columns = ", ".join(["k.claim_slot", *(f"{value} AS {alias}" for alias, value in inner)])
-    sorted_rows = (
+    return (
         f"SELECT {columns} FROM {release.relation(table.name)} s "
-        f"JOIN claim_key k ON k.id = s.{_claim_of(table)[1]} AND k.kind = {kind} AND k.member_id = s.member_id "
-        f"ORDER BY {', '.join(['k.claim_slot', *rest])}"
+        f"JOIN claim_key k ON k.id = s.{claim} AND k.kind = {kind} AND k.member_id = s.member_id "
+        f"ORDER BY {', '.join(['k.member_rank', 'k.prefix', *_rest(table, served)])}"
     )
-    return f"SELECT {outer} FROM ({sorted_rows}) q JOIN claim_key t ON t.claim_slot = q.claim_slot"
 
 
 def _with_members(release: Release, cutter: Cutter, table: Table, served: tuple[Served, ...]) -> str:
-    """Rows of members, under tokens: in the order of the member's token, then of what the slice holds."""
+    """Rows of members, under tokens: by member token, other tokens, and what the slice holds."""
     selection = cutter.select(table.name)
-    source, where, joins, ranks, outer = (
-        selection.source,
-        f"{selection.fate} IS NULL",
-        "",
-        ["p.rank AS member_rank"],
-        [],
-    )
-    inner = [
-        f'{_value(c, release, "p.top_aged")} AS "{c.name}"' for c in served if c.rule.action != Action.TOKEN
-    ]
-    order = ["p.rank"]
+    source, columns, order = selection.source, [], ["p.rank"]
     for c in served:
-        if c.rule.action != Action.TOKEN:
-            outer.append(f'q."{c.name}"')
-        elif c.name == "member_id":
-            joins += " JOIN permitted t ON t.rank = q.member_rank"
-            outer.append('t.token AS "member_id"')
-        else:
+        value = _value(c, release, "p.top_aged")
+        if c.column.identifier_class == IdentifierClass.MEMBER_KEY:
+            value = "p.token"
+        elif c.rule.action == Action.TOKEN:
             source += f" LEFT JOIN id_token k_{c.name} ON k_{c.name}.id = s.{c.name}"
-            ranks.append(f"k_{c.name}.rank AS {c.name}_rank")
-            order.append(f"k_{c.name}.rank")
-            joins += f" LEFT JOIN id_token t_{c.name} ON t_{c.name}.rank = q.{c.name}_rank"
-            outer.append(f't_{c.name}.token AS "{c.name}"')
-    sorted_rows = f"SELECT {', '.join([*ranks, *inner])} FROM {source} WHERE {where} ORDER BY {', '.join([*order, *_rest(table, served)])}"
-    return f"SELECT {', '.join(outer)} FROM ({sorted_rows}) q{joins}"
+            order.append(f"k_{c.name}.prefix")
+            value = f"k_{c.name}.token"
+        columns.append(f'{value} AS "{c.name}"')
+    return (
+        f"SELECT {', '.join(columns)} FROM {source} WHERE {selection.fate} IS NULL "
+        f"ORDER BY {', '.join([*order, *_rest(table, served)])}"
+    )
 
 
 def _value(served: Served, release: Release, top_aged: str) -> str:

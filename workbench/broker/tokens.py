@@ -1,7 +1,6 @@
 """The tokens of one build: which random token stands for which member, claim and note of the slice.
 
-While rows are sorted and joined a token is stood for by its rank among the slice's tokens, a small number that says
-nothing; the token itself is put in as the rows leave.
+Rows are sorted by numbers in the order of the tokens: a member's rank among them, the first half of a claim's.
 """
 
 from __future__ import annotations
@@ -18,8 +17,8 @@ def make_tokens(
 ) -> None:
     """Gives `permitted` the columns `token` and `rank`, and makes `claim_key` and `id_token` as the tables need them.
 
-    `claim_key`: one row per kind and claim of the slice, numbered by `claim_slot` in the order of (member token, claim
-    token). `id_token`: the other ids of class claim_key (notes, events, the claims that notes speak of).
+    `claim_key`: one row per kind and claim of the slice, with its own and its member's token. `id_token`: the other
+    ids of class claim_key (notes, events, the claims that notes speak of).
     """
     members = vault.cover(con, namespace, "member", "SELECT member_id FROM permitted")
     con.execute(
@@ -30,8 +29,8 @@ def make_tokens(
         con.execute(f"CREATE TEMP TABLE kept_claim AS {cutter.kept_claims()}")
         claims = vault.cover(con, namespace, "claim", "SELECT claim_id FROM kept_claim")
         con.execute(
-            "CREATE TEMP TABLE claim_key AS SELECT c.kind, c.claim_id AS id, c.member_id, t.token, p.token AS member_token, "
-            "row_number() OVER (ORDER BY p.rank, t.token, c.kind) AS claim_slot "
+            "CREATE TEMP TABLE claim_key AS SELECT c.kind, c.claim_id AS id, c.member_id, t.token, t.prefix, "
+            "p.token AS member_token, p.rank AS member_rank "
             f"FROM {claims} t JOIN kept_claim c ON c.claim_id = t.original JOIN permitted p ON p.member_id = c.member_id"
         )
         con.execute("DROP TABLE kept_claim")
@@ -44,7 +43,7 @@ def make_tokens(
         )
         others = vault.cover(con, namespace, "claim", "SELECT id FROM other_id")
         con.execute(
-            "CREATE TEMP TABLE id_token AS SELECT t.original AS id, t.token, row_number() OVER (ORDER BY t.token) AS rank "
+            "CREATE TEMP TABLE id_token AS SELECT t.original AS id, t.token, t.prefix "
             f"FROM {others} t SEMI JOIN other_id o ON o.id = t.original"
         )
         con.execute("DROP TABLE other_id")

@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import duckdb
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import sqlalchemy as sa
@@ -36,7 +37,8 @@ parts = sa.Table(
     sa.Column("rows", sa.BigInteger, nullable=False),
 )
 
-_SCHEMA = pa.schema([("original", pa.string()), ("token", pa.binary(TOKEN_BYTES))])
+_SCHEMA = pa.schema([("original", pa.string()), ("token", pa.binary(TOKEN_BYTES)), ("prefix", pa.uint64())])
+"""`prefix` is the first half of the token as a number: quick to sort by, in the order of the tokens."""
 
 
 class VaultDamaged(WorkbenchError):
@@ -60,7 +62,7 @@ class Vault:
         """Sees to it that every id of a query has a token, and returns the pairs as SQL for a FROM clause.
 
         `ids` is a SELECT of one VARCHAR column that `con` can answer. The relation has one row per id of the
-        namespace and kind: `original`, `token` (32 hexadecimal digits).
+        namespace and kind: `original`, `token` (32 hexadecimal digits), `prefix` (its first half as a number, for sorts).
         """
         with self._writing:
             known = self._relation(namespace, kind)
@@ -89,14 +91,14 @@ class Vault:
         with self._engine.connect() as connection:
             files = [str(self._folder / file) for file in connection.scalars(query)]
         if not files:
-            return "(SELECT NULL::VARCHAR AS original, NULL::VARCHAR AS token WHERE false)"
+            return "(SELECT NULL::VARCHAR AS original, NULL::VARCHAR AS token, NULL::UBIGINT AS prefix WHERE false)"
         if not all(Path(file).is_file() for file in files):
             raise VaultDamaged(
                 "A part of the token vault is missing: no slice with tokens can be built.",
                 hint="Restore the state folder's vault from its backup; new tokens would break the agreements' old ones.",
             )
         quoted = ", ".join("'" + file.replace("'", "''") + "'" for file in files)
-        return f"(SELECT original, lower(hex(token)) AS token FROM read_parquet([{quoted}]))"
+        return f"(SELECT original, lower(hex(token)) AS token, prefix FROM read_parquet([{quoted}]))"
 
     def _add(self, con: duckdb.DuckDBPyConnection, namespace: str, kind: str, missing: str) -> None:
         name = f"{uuid.uuid4().hex}.parquet"
@@ -124,11 +126,13 @@ def _write(path: Path, missing: pa.RecordBatchReader) -> int:
             for batch in missing:
                 count = batch.num_rows
                 rows += count
-                random = pa.py_buffer(secrets.token_bytes(TOKEN_BYTES * count))
-                token = pa.FixedSizeBinaryArray.from_buffers(pa.binary(TOKEN_BYTES), count, [None, random])
-                writer.write_batch(
-                    pa.record_batch([batch.column(0).cast(pa.string()), token], schema=_SCHEMA)
+                random = secrets.token_bytes(TOKEN_BYTES * count)
+                token = pa.FixedSizeBinaryArray.from_buffers(
+                    pa.binary(TOKEN_BYTES), count, [None, pa.py_buffer(random)]
                 )
+                prefix = pa.array(np.frombuffer(random, dtype=">u8")[::2].astype(np.uint64))
+                columns = [batch.column(0).cast(pa.string()), token, prefix]
+                writer.write_batch(pa.record_batch(columns, schema=_SCHEMA))
         sink.flush()
         os.fsync(sink.fileno())
     return rows
