@@ -57,6 +57,7 @@ def test_a_holder_of_the_grant_finds_the_report_with_its_release_and_schedule(hu
         "Sierra Vista",
         made["stamp"]["release"],
         "cron",
+        "; next 20",
         "SYNTHETIC DATA",
         "current",
     ):

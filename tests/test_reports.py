@@ -176,6 +176,15 @@ def test_an_expired_grant_is_refused_with_its_date_and_leaves_a_row(world):
     assert (row.status, row.code) == (Status.FAILED, "grant-expired")
 
 
+def test_a_lake_without_a_release_is_told_before_anything_starts(world):
+    world.report("quick", QUICK)
+    shutil.rmtree(world.where.lake / "releases")
+    ended = _program("run", "quick", "--org", SIERRA)
+    assert ended.returncode == 1
+    assert "no release" in ended.stderr
+    assert "release build" in ended.stderr
+
+
 def test_the_list_for_machines_holds_every_key_of_the_catalogue(world):
     world.report("quick", QUICK)
     listed = json.loads(_program("list", "--json").stdout)

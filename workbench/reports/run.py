@@ -16,6 +16,7 @@ from typing import IO, Any
 from workbench.broker.grants import GrantBook
 from workbench.client.transport import Transport
 from workbench.errors import WorkbenchError
+from workbench.lake.release import open_release
 from workbench.reports import inside
 from workbench.reports.catalogue import Catalogue, Report, UnknownOrganisation, Value
 from workbench.reports.control import Binding, Control
@@ -155,7 +156,11 @@ def _begin_stamp(wanted: Order, identity: str, trigger: str) -> dict[str, Any]:
 def _computed(
     settings: Settings, wanted: Order, stamp: dict[str, Any], progress: Progress
 ) -> dict[str, bytes]:
-    """The files of the output. Fills the stamp with what the broker says of release and slice."""
+    """The files of the output. Fills the stamp with what the broker says of release and slice.
+
+    Raises UnknownRelease where the lake has none.
+    """
+    open_release(settings.lake)
     control = Control(settings)
     seconds = wanted.report.limits.seconds
     with (
