@@ -381,6 +381,17 @@ def test_a_connection_that_breaks_mid_answer_is_a_cut_off_result(peer: Callable[
         peer(answer).sql("select 1").arrow()
 
 
+def test_a_cut_off_answer_tells_the_brokers_reason(peer: Callable[..., Session]) -> None:
+    reason = (
+        200,
+        {},
+        b'{"query": "q1", "state": "failed", "reason": "The query took longer than 60 seconds."}',
+    )
+    session = peer((200, {"X-Workbench-Query": "q1"}, _stream(1000)[:-8]), reason)
+    with pytest.raises(ResultCutOff, match="longer than 60 seconds"):
+        session.sql("select 1").arrow()
+
+
 def test_a_slice_that_is_being_built_is_waited_for(peer: Callable[..., Session]) -> None:
     body = (
         b'{"code": "slice-building", "reason": "r", "hint": "h", "progress": {"step": "member", "done": 0.5}}'

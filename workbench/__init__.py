@@ -7,11 +7,7 @@ command line and the services do not pay for the notebook's libraries.
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from workbench.client import connect as connect
-    from workbench.lib import measures as measures
+from typing import Any
 
 _NAMES = {
     "connect": ("workbench.client", "connect"),

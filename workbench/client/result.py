@@ -134,9 +134,16 @@ class Result:
     kept; what iteration reads is not, and a second reading asks the broker again.
     """
 
-    def __init__(self, sql: str, ask: Callable[[], ArrowStream], verdict: Callable[[], str]):
+    def __init__(
+        self,
+        sql: str,
+        ask: Callable[[], ArrowStream],
+        verdict: Callable[[], str],
+        why: Callable[[str], str] = lambda query: "",
+    ):
         self.sql = sql
         self._ask = ask
+        self._why = why
         self._verdict = verdict
         self._stream: ArrowStream | None = ask()
         self._table: pa.Table | None = None
@@ -164,7 +171,10 @@ class Result:
         rest, self._rest = self._rest, None
         if rest is None:
             rest = iter(self._open())
-        yield from rest
+        try:
+            yield from rest
+        except ResultCutOff as cut:
+            raise self._told(cut) from cut.__cause__
 
     def reader(self) -> pa.RecordBatchReader:
         """The rows as a RecordBatchReader, e.g. for polars or a local DuckDB."""
@@ -208,6 +218,11 @@ class Result:
         stream, self._stream = self._stream, None
         return stream if stream is not None else self._ask()
 
+    def _told(self, cut: ResultCutOff) -> ResultCutOff:
+        """The error with the broker's own reason, where it has one."""
+        reason = self._why(self.provenance.query)
+        return ResultCutOff(f"{cut.reason} {reason}", hint="Ask for less, or try again.") if reason else cut
+
     def _take_first(self) -> list[pa.RecordBatch]:
         first, self._first = self._first, []
         return first
@@ -220,7 +235,10 @@ class Result:
             self._first, self._rest = [], iter(self._open())
         size = sum(batch.nbytes for batch in self._first)
         while size < PREVIEW_BYTES:
-            batch = next(self._rest, None)
+            try:
+                batch = next(self._rest, None)
+            except ResultCutOff as cut:
+                raise self._told(cut) from cut.__cause__
             if batch is None:
                 self._table = pa.Table.from_batches(self._take_first(), schema=self.schema)
                 self._rest = None

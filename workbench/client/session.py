@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench.client import show
-from workbench.client.errors import NotInThisGrant
+from workbench.client.errors import ClientError, NotInThisGrant
 from workbench.client.result import ArrowStream, Result
 from workbench.client.tables import TableInfo, Tables
 from workbench.client.tabulation import Tabulation
@@ -114,8 +114,18 @@ class Session:
     def sql(self, query: str) -> Result:
         """Runs SQL (DuckDB dialect, one SELECT) over the slice; raises what the broker refuses."""
         return Result(
-            query, lambda: ArrowStream(self._transport.stream("/query", {"sql": query})), lambda: self.verdict
+            query,
+            lambda: ArrowStream(self._transport.stream("/query", {"sql": query})),
+            lambda: self.verdict,
+            self._why_it_ended,
         )
+
+    def _why_it_ended(self, query: str) -> str:
+        """The broker's reason for an answer that broke off; empty where it knows none."""
+        try:
+            return str(self._transport.get(f"/queries/{query}").get("reason") or "") if query else ""
+        except ClientError:
+            return ""
 
     @property
     def tables(self) -> Tables:
