@@ -102,7 +102,10 @@ def test_a_changed_source_and_another_as_of_date_give_other_releases(built: Rele
         f"member_id,organisation_id,relation,start_date,end_date\n{A},clinic-1,provider,2025-01-01,\n"
     )
     other_source = build(sources, tmp_path / "lake")
-    assert len({built.id, other_day.id, other_source.id}) == 3
+    (sources / "sources.json").write_text('{"synthetic": false}')
+    real = build(sources, tmp_path / "other")
+    assert len({built.id, other_day.id, other_source.id, real.id}) == 4
+    assert not real.synthetic
     assert other_day.id.startswith("20251231-")
     assert [r.id for r in list_releases(tmp_path / "lake")] == [other_day.id, other_source.id]
     assert open_release(tmp_path / "lake").id == other_source.id
