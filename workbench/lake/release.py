@@ -77,9 +77,8 @@ def build(
 ) -> Release:
     """Reads a folder of source files into a new release; equal inputs give the release that is there already.
 
-    Without `as_of` the data stand at the last day of the month after the latest service, fill or paid date, cut at
-    the latest paid date where that is earlier. Raises SourceRefused, UnknownLayout or BuildFailed; the lake is then
-    as it was.
+    Without `as_of` the data stand at the last day of the month of the latest service, fill or paid date. Raises
+    SourceRefused, UnknownLayout, BuildBusy or BuildFailed; the lake is then as it was.
     """
     from workbench.lake.build import build_release
 
