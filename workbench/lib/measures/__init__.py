@@ -51,12 +51,16 @@ class Measure:
 
     def events(self, t: Tables, year: int, settings: object | None = None) -> ir.Table:
         """One row per candidate event, counted or not, with the reason and the evidence. Raises YearOutOfRange."""
+        self.check_year(year)
+        return self.compute(t, year, settings)
+
+    def check_year(self, year: int) -> None:
+        """Raises YearOutOfRange for a year for which the rule is not known."""
         if year not in self.years:
             raise YearOutOfRange(
                 f"{self.name} is defined for the years {self.years[0]} to {self.years[-1]}.",
                 hint="Choose one of these years.",
             )
-        return self.compute(t, year, settings)
 
 
 _LINE = ("place_of_service", "revenue_code", "procedure_code")

@@ -25,8 +25,9 @@ def from_claims(t: Tables, measure: Measure, year: int, settings: object | None 
 def from_results(t: Tables, measure: Measure, year: int) -> ir.Table:
     """The counted events as the release computed them (`measure_event`), in the shape of `from_claims`.
 
-    Columns that the slice's level took away (dates, county, plan) are absent; no evidence of the follow-up is kept.
+    Columns that the slice's level took away (dates, county, plan) are absent; no evidence of the follow-up is kept. Raises YearOutOfRange.
     """
+    measure.check_year(year)
     e = t.measure_event.filter(t.measure_event.measure == measure.name, t.measure_event.measure_year == year)
     keys = [
         c
