@@ -258,3 +258,13 @@ def test_the_published_schema_takes_the_shipped_grants_and_refuses_an_unknown_ke
         jsonschema.validate(raw, schema)
         with pytest.raises(jsonschema.ValidationError):
             jsonschema.validate({**raw, "colour": "red"}, schema)
+
+
+def test_the_page_on_grants_explains_every_key_and_its_example_is_valid(tmp_path: Path) -> None:
+    page = (PROJECT / "docs" / "grants.md").read_text()
+    keys = set(grant_schema()["properties"])
+    assert [key for key in sorted(keys) if f"`{key}`" not in page] == []
+    example = page.split("```yaml")[1].split("```")[0]
+    (tmp_path / "example.yaml").write_text(example)
+    [grant] = GrantBook.load(tmp_path)
+    assert grant.level == "limited"

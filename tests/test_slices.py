@@ -11,13 +11,17 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import duckdb
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import slice_world as world
+import tiny_release
 from slice_world import A, B, C, D, E, F, column, grant, query
 
 from workbench.broker import cut, slices
@@ -432,3 +436,65 @@ def test_the_classes_that_name_a_person_are_those_that_the_levels_replace() -> N
     keys = {IdentifierClass.MEMBER_KEY, IdentifierClass.CLAIM_KEY}
     named = {c.name for t in dictionary().values() for c in t.columns.values() if c.identifier_class in keys}
     assert named == {"member_id", "claim_id", "event_id", "note_id"}
+
+
+def test_a_sorted_release_stays_sorted_in_an_identified_slice_of_many_row_groups(tmp_path: Path) -> None:
+    """400,000 lines in two parts, sorted as a release build sorts them: the slice does not sort them again."""
+    with duckdb.connect() as con:
+        lines = con.sql(
+            "SELECT printf('C%06d', i // 2) AS claim_id, (i % 2)::INTEGER AS line_number, "
+            "printf('%08dA', i // 40) AS member_id, DATE '2025-01-01' + (i // 2 % 20)::INTEGER AS from_date FROM range(400000) t(i)"
+        ).to_arrow_table()
+        members = con.sql("SELECT printf('%08dA', i) AS member_id FROM range(10000) t(i)").to_arrow_table()
+    empty = {name: table.arrow_schema.empty_table() for name, table in dictionary().items()}
+    tables: dict[str, Any] = {
+        "medical_claim_line": _widened(lines, empty["medical_claim_line"]),
+        "member": _widened(members, empty["member"]),
+        "attribution": [
+            {
+                "member_id": id,
+                "organisation_id": "sierra-vista",
+                "relation": "mcp",
+                "start_date": date(2023, 1, 1),
+            }
+            for id in members.column("member_id").to_pylist()[::3]
+        ],
+    }
+    release = tiny_release.write(tmp_path / "lake", tables)
+    release.manifest["tables"]["medical_claim_line"]["sorted_by"] = [
+        "member_id",
+        "from_date",
+        "claim_id",
+        "line_number",
+    ]
+    state = State(f"sqlite:///{tmp_path / 's.sqlite'}", tmp_path / "state")
+    stored = pq.read_table(
+        ensure(release, grant(), Vault(state), tmp_path / "lake").parts("medical_claim_line")[0]
+    )
+    state.close()
+    order = stored.select(["member_id", "from_date", "claim_id", "line_number"])
+    assert stored.num_rows > 130_000
+    assert order.equals(order.sort_by([(name, "ascending") for name in order.column_names]))
+
+
+def _widened(given: pa.Table, empty: pa.Table) -> pa.Table:
+    """A table with all columns of the dictionary; those that were not given are empty."""
+    return pa.concat_tables([empty, given], promote_options="permissive").cast(empty.schema)
+
+
+def test_a_million_members_get_their_tokens_quickly_and_a_second_time_the_same(tmp_path: Path) -> None:
+    state = State(f"sqlite:///{tmp_path / 's.sqlite'}", tmp_path / "state")
+    vault = Vault(state)
+    with duckdb.connect() as con:
+        ids = "SELECT printf('%08dA', i) FROM range(1000000) t(i)"
+        used = time.process_time()
+        pairs = vault.cover(con, "A", "member", ids)
+        found = con.execute(
+            f"SELECT count(*), count(DISTINCT token), min(length(token)) FROM {pairs}"
+        ).fetchall()
+        assert found == [(1_000_000, 1_000_000, 32)]
+        assert time.process_time() - used < 30
+        again = vault.cover(con, "A", "member", ids)
+        token = con.execute(f"SELECT token FROM {again} WHERE original = '00000007A'").fetchall()
+        assert token == [(vault.tokens("A", "member", ["00000007A"])["00000007A"],)]
+    state.close()

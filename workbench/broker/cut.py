@@ -327,8 +327,7 @@ class Cutter:
         return f"EXISTS (SELECT 1 FROM span x WHERE x.member_id = s.member_id AND {cut.day} >= x.start_date AND {margin} <= x.end_date)"
 
     def _one(self, query: str) -> int:
-        row = self._con.execute(query).fetchone()
-        return int(row[0]) if row else 0
+        return int(self._con.execute(query).fetchall()[0][0])
 
 
 _MEETS = f"x.member_id = s.member_id AND s.start_date <= x.end_date AND coalesce(s.end_date, {FOREVER}) >= x.start_date"

@@ -155,8 +155,8 @@ def _write(
     part = Path("tables") / name / "part-000.parquet"
     (folder / part).parent.mkdir()
     target = str(folder / part).replace("'", "''")
-    written = con.execute(f"COPY ({query}) TO '{target}' (FORMAT parquet, {PARQUET})").fetchone()
-    rows = int(written[0]) if written else 0
+    written = con.execute(f"COPY ({query}) TO '{target}' (FORMAT parquet, {PARQUET})").fetchall()
+    rows = int(written[0][0])
     rows_in = sum(int(p["rows"]) for p in release.manifest["tables"][name]["parts"])
     removed = cutter.removed(name, rows_in, rows) if table.has_member else {}
     return {
@@ -263,14 +263,13 @@ def _equivalence_classes(
     names = [c.name for c in served if c.column.identifier_class in QUASI_IDENTIFIERS]
     listed = ", ".join(f'"{name}"' for name in names)
     part = str(folder / "tables" / "member" / "part-000.parquet").replace("'", "''")
-    row = con.execute(
+    rows = con.execute(
         f"SELECT coalesce(min(n), 0), count(*) FILTER (WHERE n = 1), count(*) "
         f"FROM (SELECT count(*) AS n FROM read_parquet('{part}') GROUP BY {listed})"
-    ).fetchone()
-    smallest, alone, classes = row if row else (0, 0, 0)
+    ).fetchall()
+    smallest, alone, classes = rows[0]
     return {"quasi_identifiers": names, "smallest": smallest, "members_alone": alone, "classes": classes}
 
 
 def _one(con: duckdb.DuckDBPyConnection, query: str) -> int:
-    row = con.execute(query).fetchone()
-    return int(row[0]) if row else 0
+    return int(con.execute(query).fetchall()[0][0])

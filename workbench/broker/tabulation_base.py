@@ -117,10 +117,10 @@ def _write(con: duckdb.DuckDBPyConnection, folder: Path, name: str, query: str) 
     part = Path("tables") / name / "part-000.parquet"
     (folder / part).parent.mkdir()
     target = str(folder / part).replace("'", "''")
-    row = con.execute(f"COPY ({query}) TO '{target}' (FORMAT parquet, COMPRESSION zstd)").fetchone()
+    written = con.execute(f"COPY ({query}) TO '{target}' (FORMAT parquet, COMPRESSION zstd)").fetchall()
     described = con.execute(f"DESCRIBE SELECT * FROM read_parquet('{target}')").fetchall()
     return {
-        "rows": int(row[0]) if row else 0,
+        "rows": int(written[0][0]),
         "columns": [{"name": c[0], "type": c[1], "means": ""} for c in described],
         "parts": [part.as_posix()],
         "bytes": (folder / part).stat().st_size,
