@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 from workbench.broker import slices
@@ -28,36 +27,33 @@ DEMO_GRANTS = (
 Say = Callable[[str], object]
 
 
-@contextmanager
-def _step(say: Say, what: str) -> Iterator[None]:
-    begun = time.monotonic()
-    yield
-    seconds = time.monotonic() - begun
-    say(f"· {what}: {'ready' if seconds < 1 else f'made in {seconds:.0f} s'}")
-
-
 def prepare(here: Settings, members: int, seed: int, say: Say) -> None:
     """Makes what is missing of the demo's data. Raises WorkbenchError."""
     sources = here.lake.parent / "sources"
     if not _is_there(sources, members, seed):
         say(f"· synthetic Medi-Cal of {members:,} members: writing")
-        with _step(say, "sources"):
-            synthetic.write(sources, members, seed)
-    with _step(say, "release"):
-        built = release.build(sources, here.lake)
+        synthetic.write(sources, members, seed)
+    known = {one.id for one in release.list_releases(here.lake)}
+    begun = time.monotonic()
+    built = release.build(sources, here.lake)
+    say(f"· release {built.id}: {_since(begun) if built.id not in known else 'there'}")
     book = GrantBook.load(here.grants)
+    known = {one.id for one in slices.list_slices(here.lake)}
     state = State(here.database_url, here.state)
     try:
         vault = Vault(state)
         for name in DEMO_GRANTS:
+            begun = time.monotonic()
             grant = book.get(name)
-            with _step(say, f"slice of {name}"):
-                if grant.level == Level.AGGREGATE:
-                    slices.ensure_tabulation(built, grant, vault, here.lake)
-                else:
-                    slices.ensure(built, grant, vault, here.lake)
+            ensure = slices.ensure_tabulation if grant.level == Level.AGGREGATE else slices.ensure
+            made = ensure(built, grant, vault, here.lake)
+            say(f"· slice of {name}: {_since(begun) if made.id not in known else 'there'}")
     finally:
         state.close()
+
+
+def _since(begun: float) -> str:
+    return f"made in {time.monotonic() - begun:.1f} s"
 
 
 def _is_there(sources: Path, members: int, seed: int) -> bool:

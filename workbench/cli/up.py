@@ -29,6 +29,7 @@ START_SECONDS = 60
 STOP_SECONDS = 20
 CONFIGURATION = PROJECT / "hub_config" / "jupyterhub_config.py"
 PEOPLE = PROJECT / "hub_config" / "demo_users.yaml"
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _PR_SET_PDEATHSIG = 1
 
 
@@ -122,12 +123,12 @@ def _only_one(here: Settings) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _ending_on_signals() -> Iterator[None]:
-    """SIGTERM and a closed terminal end the workbench as Ctrl-C does."""
+    """SIGTERM and a closed terminal end the workbench as Ctrl-C does; so does SIGINT where a shell had it ignored."""
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    before = {number: signal.signal(number, interrupt) for number in _ENDING}
     try:
         yield
     finally:
