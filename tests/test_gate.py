@@ -20,6 +20,8 @@ from hypothesis import strategies as st
 
 from workbench.broker import gate, gate_rules
 from workbench.broker.gate import GateRefusal, admit, redact
+from workbench.lib.measures import MEASURES, rates
+from workbench.lib.tables import Tables
 from workbench.schema import dictionary
 
 SECRET = "CANARY-8f3a-555-01-9999"
@@ -154,6 +156,16 @@ IBIS: dict[str, Callable[[], Any]] = {
 def test_what_ibis_writes_for_ordinary_analysis_is_admitted_and_answered(engine: Any, name: str) -> None:
     sql = ibis.to_sql(IBIS[name](), dialect="duckdb")
     engine.sql(admit(str(sql), TABLES).sql).fetchall()
+
+
+@pytest.mark.parametrize("name", MEASURES)
+def test_the_librarys_own_measures_are_admitted_and_answered(engine: Any, name: str) -> None:
+    measure = MEASURES[name]
+    for expression in (
+        measure.events(Tables.unbound(), 2025),
+        rates(measure.events(Tables.unbound(), 2025), ["county_code"]),
+    ):
+        engine.sql(admit(str(ibis.to_sql(expression, dialect="duckdb")), TABLES).sql).fetchall()
 
 
 def test_an_in_list_of_five_thousand_codes_passes_quickly() -> None:

@@ -137,7 +137,9 @@ def test_a_worker_sees_its_slice_and_no_network_and_no_other_user(mount: Mount) 
                 name: str(Path(f"/proc/{lease.process.pid}/ns/{name}").readlink())
                 for name in ("net", "pid", "mnt", "ipc")
             }
-            assert all(link != str(Path(f"/proc/self/ns/{name}").readlink()) for name, link in namespaces.items())
+            assert all(
+                link != str(Path(f"/proc/self/ns/{name}").readlink()) for name, link in namespaces.items()
+            )
             interfaces = Path(f"/proc/{lease.process.pid}/net/dev").read_text().splitlines()[2:]
             assert [line.split(":")[0].strip() for line in interfaces] == ["lo"]
             mounts = Path(f"/proc/{lease.process.pid}/mountinfo").read_text()
@@ -271,6 +273,17 @@ def test_a_warm_worker_is_used_again_by_its_user_and_by_nobody_else(mount: Mount
                 await _bytes(lease, "SELECT 1")
                 pids.append(lease.process.pid)
         assert pids[0] == pids[1] != pids[2]
+
+    _run(work)
+
+
+def test_a_worker_that_is_warmed_up_serves_the_first_query_and_no_second_one_is_started(mount: Mount) -> None:
+    async def work(pool: Pool) -> None:
+        pool.warm(mount, "ana")
+        pool.warm(mount, "ana")
+        async with _lease(pool, mount) as lease:
+            assert await _rows(lease, "SELECT 1") == [(1,)]
+        assert len(pool.pids()["idle"]) == 1
 
     _run(work)
 
