@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import resource
 import shutil
@@ -408,18 +407,16 @@ from workbench.reports.store import Store
 for n in range(150):
     Store(Path(sys.argv[1])).write({"grant": "g", "report": "r"}, "k", {"report.html": str(n).encode() * 500})
 """
-    store.write(STAMP, "k", {"report.html": b"0"})
+    store.write(STAMP, "k", {"report.html": b"first" * 500})
     child = subprocess.Popen([sys.executable, "-c", writer, str(store.root)])
     seen = set()
     while child.poll() is None:
-        handle = os.open(store.folder("g", "r", "k"), os.O_RDONLY | os.O_DIRECTORY)
-        names = os.listdir(handle)  # noqa: PTH208
-        os.close(handle)
-        seen.add(tuple(sorted(names)))
+        page = store.read("g", "r", "k").html()
+        assert len(page) >= 500
+        seen.add(page[:5])
     assert child.returncode == 0
-    assert ("manifest.json", "report.html") in seen
-    assert seen <= {("manifest.json", "report.html"), ("manifest.json",), ("report.html",), ()}
-    assert [one.key for one in store.outputs()] == ["k"]
+    assert len(seen) > 3
+    assert [p.name for p in (store.root / "g" / "r").iterdir()] == ["k"]
 
 
 def test_a_changed_report_is_not_shown(tmp_path):

@@ -15,10 +15,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+from workbench.reports.store import HTML, NOTEBOOK
+
 HOUSE = Path(__file__).resolve().parent / "house"
 TEMPLATE = "template.ipynb"
-OUTPUT = "report.ipynb"
-PAGE = "report.html"
 
 
 def main() -> None:
@@ -50,7 +50,7 @@ def _run(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, bytes]]:
         return {"ok": False, **failure.facts, "marks": marks}, {}
     mark("executed")
     warm.join()
-    files = {OUTPUT: Path(OUTPUT).read_bytes(), PAGE: _page(job["title"])}
+    files = {NOTEBOOK: Path(NOTEBOOK).read_bytes(), HTML: _page(job["title"])}
     mark("page")
     return {"ok": True, "marks": marks}, files
 
@@ -94,7 +94,7 @@ def _execute(job: dict[str, Any], mark: Any, warm: threading.Thread) -> None:
     try:
         execute_notebook(
             TEMPLATE,
-            OUTPUT,
+            NOTEBOOK,
             parameters=job["parameters"],
             engine_name="report",
             progress_bar=False,
@@ -152,7 +152,7 @@ def _page(title: str) -> bytes:
         exclude_output_prompt=True,
         exclude_anchor_links=True,
     )
-    notebook = nbformat.read(OUTPUT, as_version=4)
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
     page, _ = exporter.from_notebook_node(notebook, {"metadata": {"name": title}})
     return str(page).encode("utf-8")
 

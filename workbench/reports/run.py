@@ -17,7 +17,6 @@ from workbench.broker.grants import GrantBook
 from workbench.client.transport import Transport
 from workbench.errors import WorkbenchError
 from workbench.lake.release import open_release
-from workbench.reports import inside
 from workbench.reports.catalogue import Catalogue, Report, UnknownOrganisation, Value
 from workbench.reports.control import Binding, Control
 from workbench.reports.history import History, Status, now
@@ -289,6 +288,3 @@ def _memory_file(content: bytes) -> IO[bytes]:
 
 def _some(names: list[str]) -> str:
     return ", ".join(names[:8]) + (" …" if len(names) > 8 else "")
-
-
-assert {inside.PAGE, inside.OUTPUT} == {HTML, NOTEBOOK}

@@ -62,7 +62,6 @@ def hub_roles() -> list[dict[str, Any]]:
 
 
 READ_SCOPE = f"access:services!service={NAME}"
-HUB_SERVICE = hub_service
 
 
 @contextlib.contextmanager

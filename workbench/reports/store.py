@@ -22,6 +22,8 @@ from workbench.errors import WorkbenchError
 
 HTML, NOTEBOOK, MANIFEST = "report.html", "report.ipynb", "manifest.json"
 SYNTHETIC = "SYNTHETIC DATA"
+READS = 20
+"""How often a page is read again when it and its manifest are of two runs."""
 _STAGING = ".staging-"
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
@@ -65,11 +67,21 @@ class Output:
         return self.folder.name
 
     def html(self) -> str:
-        """The page, after its hash was compared with the manifest's; raises OutputDamaged."""
-        content = (self.folder / HTML).read_bytes()
-        if hashlib.sha256(content).hexdigest() != self.manifest["files"][HTML]["sha256"]:
-            raise OutputDamaged("The stored report is not the one that was written.", hint="Run it again.")
-        return content.decode("utf-8")
+        """The page, after its hash was compared with the manifest's; raises OutputDamaged.
+
+        A rerun may exchange the folder between two reads: then the new page is given.
+        """
+        manifest: Mapping[str, Any] = self.manifest
+        for _ in range(READS):
+            try:
+                content = (self.folder / HTML).read_bytes()
+            except FileNotFoundError:
+                content = b""
+            if hashlib.sha256(content).hexdigest() == manifest["files"][HTML]["sha256"]:
+                return content.decode("utf-8")
+            found = _open(self.folder)
+            manifest = found.manifest if found else manifest
+        raise OutputDamaged("The stored report is not the one that was written.", hint="Run it again.")
 
 
 @dataclass(frozen=True)
