@@ -20,7 +20,11 @@ COMMANDS = {
     "measures": ("workbench.cli.measures", "measures", "List, run and test the quality measures."),
     "report": ("workbench.cli.report", "report", "List and run the standard reports."),
     "audit": ("workbench.cli.audit", "audit", "Verify and show the audit log."),
-    "isolation-report": ("workbench.cli.isolation", "isolation_report", "Try to leave the sandbox; print what stopped each attempt."),
+    "isolation-report": (
+        "workbench.cli.isolation",
+        "isolation_report",
+        "Try to leave the sandbox; print what stopped each attempt.",
+    ),
     "up": ("workbench.cli.up", "up", "Start the Hub with broker and scheduler (what `make demo` runs)."),
 }
 
