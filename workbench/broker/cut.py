@@ -120,6 +120,7 @@ class Cutter:
         self._basis = basis
         self.own_period = grant.organisation.as_of == "ever_own_period"
         self._claims_known = False
+        self._noted = ""
         self._members()
 
     @property
@@ -239,6 +240,9 @@ class Cutter:
 
     def _claims_of(self, table: str, column: str) -> None:
         """Makes `noted_claim`: the claims that a table speaks of and that have a final version, each with its fate."""
+        if self._noted == table:
+            return
+        self._noted = table
         fate = KEPT
         if self._drops_claims:
             self.claims()

@@ -5,6 +5,7 @@ A slice's folder is all that a worker gets: `manifest.json` and `tables/<table>/
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,7 @@ def _build(
     progress("members", 0, steps)
     cutter = Cutter(con, release, grant, excluded=grant.sensitive.excluded, basis=basis)
     if grant.level != Level.IDENTIFIED:
+        con.execute("RESET disabled_optimizers")
         make_tokens(con, cutter, vault, grant.namespace, [name for name in names if served[name]])
     tables: dict[str, Any] = {}
     for step, name in enumerate(names, start=1):
@@ -204,21 +206,20 @@ def _plain(release: Release, cutter: Cutter, table: Table, served: tuple[Served,
 def _with_claims(release: Release, table: Table, served: tuple[Served, ...]) -> str:
     """Rows that go with a claim, under tokens: by member token, claim token, and what the slice holds."""
     kind, claim = _claim_of(table)
-    tokens = {"member_id": "k.member_token", claim: "k.token"}
-    columns = ", ".join(
-        f'{tokens.get(c.column.name) or _value(c, release, "false")} AS "{c.name}"' for c in served
-    )
+    tokens = {"member_id": "p.token", claim: "k.token"}
+    values = {c.name: tokens.get(c.column.name) or _value(c, release, "false") for c in served}
     return (
-        f"SELECT {columns} FROM {release.relation(table.name)} s "
-        f"JOIN claim_key k ON k.id = s.{claim} AND k.kind = {kind} AND k.member_id = s.member_id "
-        f"ORDER BY {', '.join(['k.member_rank', 'k.prefix', *_rest(table, served)])}"
+        f"SELECT {_listed(values)} FROM {release.relation(table.name)} s "
+        "JOIN permitted p ON p.member_id = s.member_id "
+        f"JOIN claim_key k ON k.id = s.{claim} AND k.kind = {kind} AND k.member_rank = p.rank "
+        f"ORDER BY {', '.join(['k.member_rank', 'k.prefix', *_rest(table, served, values)])}"
     )
 
 
 def _with_members(release: Release, cutter: Cutter, table: Table, served: tuple[Served, ...]) -> str:
     """Rows of members, under tokens: by member token, other tokens, and what the slice holds."""
     selection = cutter.select(table.name)
-    source, columns, order = selection.source, [], ["p.rank"]
+    source, values, order = selection.source, {}, ["p.rank"]
     for c in served:
         value = _value(c, release, "p.top_aged")
         if c.column.identifier_class == IdentifierClass.MEMBER_KEY:
@@ -227,11 +228,15 @@ def _with_members(release: Release, cutter: Cutter, table: Table, served: tuple[
             source += f" LEFT JOIN id_token k_{c.name} ON k_{c.name}.id = s.{c.name}"
             order.append(f"k_{c.name}.prefix")
             value = f"k_{c.name}.token"
-        columns.append(f'{value} AS "{c.name}"')
+        values[c.name] = value
     return (
-        f"SELECT {', '.join(columns)} FROM {source} WHERE {selection.fate} IS NULL "
-        f"ORDER BY {', '.join([*order, *_rest(table, served)])}"
+        f"SELECT {_listed(values)} FROM {source} WHERE {selection.fate} IS NULL "
+        f"ORDER BY {', '.join([*order, *_rest(table, served, values)])}"
     )
+
+
+def _listed(values: Mapping[str, str]) -> str:
+    return ", ".join(f'{value} AS "{name}"' for name, value in values.items())
 
 
 def _value(served: Served, release: Release, top_aged: str) -> str:
@@ -244,11 +249,19 @@ def _claim_of(table: Table) -> tuple[str, str]:
     return claim
 
 
-def _rest(table: Table, served: tuple[Served, ...]) -> list[str]:
-    """What sorts rows of one member (and claim): the key, where all of it is kept as it is, else every column."""
+def _rest(table: Table, served: tuple[Served, ...], values: Mapping[str, str]) -> list[str]:
+    """What sorts rows of one member (and claim): the key, where all of it is kept as it is, else every column.
+
+    Sorts by numbers are quick, sorts by text are not: the first stands as it is if it is a number or a date, a hash of
+    the served values stands for the others.
+    """
     kept = {c.column.name for c in served if c.rule.action in (Action.TOKEN, Action.KEEP)}
-    shown = {c.column.name: f'"{c.name}"' for c in served if c.rule.action != Action.TOKEN}
-    return [shown[name] for name in (table.key if set(table.key) <= kept else shown) if name in shown]
+    shown = {c.column.name: c for c in served if c.rule.action != Action.TOKEN}
+    wanted = [shown[name] for name in (table.key if set(table.key) <= kept else shown) if name in shown]
+    lead = 1 if wanted and wanted[0].type != "VARCHAR" else 0
+    order = [values[c.name] for c in wanted[:lead]]
+    others = [values[c.name] for c in wanted[lead:]]
+    return [*order, f"hash({', '.join(others)})"] if others else order
 
 
 QUASI_IDENTIFIERS = frozenset(

@@ -17,7 +17,7 @@ def make_tokens(
 ) -> None:
     """Gives `permitted` the columns `token` and `rank`, and makes `claim_key` and `id_token` as the tables need them.
 
-    `claim_key`: one row per kind and claim of the slice, with its own and its member's token. `id_token`: the other
+    `claim_key`: one row per kind and claim of the slice, with its token and its member's rank. `id_token`: the other
     ids of class claim_key (notes, events, the claims that notes speak of).
     """
     members = vault.cover(con, namespace, "member", "SELECT member_id FROM permitted")
@@ -26,14 +26,7 @@ def make_tokens(
         f"FROM {members} t JOIN permitted p ON p.member_id = t.original"
     )
     if any(follows_claim(name) for name in names):
-        con.execute(f"CREATE TEMP TABLE kept_claim AS {cutter.kept_claims()}")
-        claims = vault.cover(con, namespace, "claim", "SELECT claim_id FROM kept_claim")
-        con.execute(
-            "CREATE TEMP TABLE claim_key AS SELECT c.kind, c.claim_id AS id, c.member_id, t.token, t.prefix, "
-            "p.token AS member_token, p.rank AS member_rank "
-            f"FROM {claims} t JOIN kept_claim c ON c.claim_id = t.original JOIN permitted p ON p.member_id = c.member_id"
-        )
-        con.execute("DROP TABLE kept_claim")
+        _claim_key(con, cutter, vault, namespace)
     ids = [
         _ids(cutter, name, column) for name in names for column in claim_keys(name) if not follows_claim(name)
     ]
@@ -47,6 +40,22 @@ def make_tokens(
             f"FROM {others} t SEMI JOIN other_id o ON o.id = t.original"
         )
         con.execute("DROP TABLE other_id")
+
+
+def _claim_key(con: duckdb.DuckDBPyConnection, cutter: Cutter, vault: Vault, namespace: str) -> None:
+    """Makes `claim_key`; tokens are drawn only where the vault has none, so a later build joins the vault once."""
+    con.execute(
+        "CREATE TEMP TABLE claim_key AS SELECT c.kind, c.claim_id AS id, p.rank AS member_rank, t.token, t.prefix "
+        f"FROM ({cutter.kept_claims()}) c JOIN permitted p ON p.member_id = c.member_id "
+        f"LEFT JOIN {vault.pairs(namespace, 'claim')} t ON t.original = c.claim_id"
+    )
+    missing = "SELECT id FROM claim_key WHERE token IS NULL"
+    if con.execute(f"{missing} LIMIT 1").fetchall():
+        claims = vault.cover(con, namespace, "claim", missing)
+        con.execute(
+            "CREATE OR REPLACE TEMP TABLE claim_key AS SELECT k.kind, k.id, k.member_rank, t.token, t.prefix "
+            f"FROM claim_key k JOIN {claims} t ON t.original = k.id"
+        )
 
 
 def follows_claim(name: str) -> bool:
