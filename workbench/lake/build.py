@@ -28,6 +28,9 @@ from workbench.schema import dictionary
 
 MEMORY_SHARE = 0.4
 """Share of the machine's memory that the engine may use; beyond it spills into the building folder."""
+SOURCES_IN_MEMORY = 0.2
+"""Share of the engine's memory up to which the sources' size lets the work tables stay in memory: they take about
+four times the size of the sources, and still spill where that is wrong. Larger sources work in a file."""
 BUILDING = ".building-"
 
 
@@ -100,7 +103,7 @@ def check_sources(
             "The layout has no file of this name.",
             hint="Rename it as the layout asks, or choose another --layout.",
         )
-    with tempfile.TemporaryDirectory(prefix="wb-check-") as work, _engine(Path(work)) as con:
+    with tempfile.TemporaryDirectory(prefix="wb-check-") as work, _engine(Path(work), files) as con:
         stage = Stage(con)
         refused = []
         for number, file in enumerate(files):
@@ -130,7 +133,7 @@ def _build(
     steps = len(files) + 3 + len(dictionary())
     folder = building / "release"
     folder.mkdir()
-    with _engine(building) as con:
+    with _engine(building, files) as con:
         stage = Stage(con)
         for number, file in enumerate(files):
             progress(f"read {file.name}", number, steps)
@@ -255,7 +258,7 @@ def _lake(lake: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _engine(folder: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+def _engine(folder: Path, files: Sequence[SourceFile]) -> Iterator[duckdb.DuckDBPyConnection]:
     memory = int(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * MEMORY_SHARE)
     spill = folder / "spill"
     spill.mkdir(exist_ok=True)
@@ -269,8 +272,12 @@ def _engine(folder: Path) -> Iterator[duckdb.DuckDBPyConnection]:
         },
     )
     try:
-        work = str(folder / "work.duckdb").replace("'", "''")
-        con.execute(f"ATTACH '{work}' AS work (RECOVERY_MODE no_wal_writes)")
+        if sum(file.bytes for file in files) <= memory * SOURCES_IN_MEMORY:
+            con.execute("ATTACH ':memory:' AS work")
+            con.execute("SET checkpoint_threshold = '1TiB'")
+        else:
+            work = str(folder / "work.duckdb").replace("'", "''")
+            con.execute(f"ATTACH '{work}' AS work (RECOVERY_MODE no_wal_writes)")
         con.execute("USE work")
         con.execute("SET preserve_insertion_order = false")
         yield con

@@ -80,41 +80,58 @@ def measure_years(con: duckdb.DuckDBPyConnection, through: date) -> list[int]:
 
 
 def measure_events(con: duckdb.DuckDBPyConnection, through: date) -> None:
-    """Makes `measure_event`: every event measure of the library, by year, over all claims and without Part 2 claims."""
+    """Makes `measure_event`: every event measure of the library, by year, over all claims and without Part 2 claims.
+
+    What a measure says of a member depends on that member's rows alone. So all years are one statement, and the
+    basis without Part 2 claims is computed for the members who have such claims, and is the other one for the rest.
+    """
     columns = dictionary()["measure_event"].columns
     con.execute(f"CREATE TABLE measure_event ({', '.join(f'{c.name} {c.type}' for c in columns.values())})")
-    _views_without_part2(con)
+    _claims_without_part2(con)
     years = measure_years(con, through)
     database = con.execute("SELECT current_database()").fetchall()[0][0]
-    paths = {ALL: f"{database}.main", WITHOUT_PART2: f"{database}.{WITHOUT_PART2},{database}.main"}
+    tables = Tables.unbound()
     for measure in MEASURES.values():
-        for year in sorted(set(years) & set(measure.years)) if measure.event else ():
-            events = ibis.to_sql(measure.events(Tables.unbound(), year), dialect="duckdb")
-            for basis, search_path in paths.items():
-                con.execute(f"SET search_path = '{search_path}'")
-                con.execute(f"CREATE OR REPLACE TEMP TABLE events AS {events}")
-                con.execute(f"SET search_path = '{paths[ALL]}'")
-                _insert_events(con, measure.name, measure.numerators, year, basis)
-    con.execute("DROP TABLE IF EXISTS events")
+        known = sorted(set(years) & set(measure.years)) if measure.event else []
+        if not known:
+            continue
+        found = [measure.events(tables, year).mutate(measure_year=ibis.literal(year)) for year in known]
+        events = ibis.to_sql(ibis.union(*found) if len(found) > 1 else found[0], dialect="duckdb")
+        con.execute(f"CREATE OR REPLACE TEMP TABLE events AS FROM ({events}) WHERE denominator")
+        con.execute(f"SET search_path = '{database}.{WITHOUT_PART2},{database}.main'")
+        con.execute(f"CREATE OR REPLACE TEMP TABLE fewer_events AS FROM ({events}) WHERE denominator")
+        con.execute(f"SET search_path = '{database}.main'")
+        con.execute(
+            """INSERT INTO fewer_events BY NAME
+            FROM events WHERE member_id NOT IN (SELECT member_id FROM part2_member)"""
+        )
+        for basis, source in ((ALL, "events"), (WITHOUT_PART2, "fewer_events")):
+            _insert_events(con, measure.name, measure.numerators, basis, source)
+        con.execute("DROP TABLE events; DROP TABLE fewer_events")
 
 
 def _insert_events(
-    con: duckdb.DuckDBPyConnection, measure: str, numerators: Sequence[str], year: int, basis: str
+    con: duckdb.DuckDBPyConnection, measure: str, numerators: Sequence[str], basis: str, source: str
 ) -> None:
     for numerator in numerators:
         con.execute(
             f"""INSERT INTO measure_event BY NAME
-            SELECT '{measure}' AS measure, {year} AS measure_year, '{basis}' AS basis, event_id, member_id,
+            SELECT '{measure}' AS measure, measure_year, '{basis}' AS basis, event_id, member_id,
               event_date, organisation_id, county_code, age, '{numerator}' AS numerator, met_{numerator} AS met
-            FROM events WHERE denominator"""
+            FROM {source}"""
         )
 
 
-def _views_without_part2(con: duckdb.DuckDBPyConnection) -> None:
-    """Views of the claim tables under their own names in a schema of their own, without the sensitive claims."""
+def _claims_without_part2(con: duckdb.DuckDBPyConnection) -> None:
+    """The members with Part 2 claims, and in a schema of their own, under their own names, their other claims."""
+    con.execute(
+        f"""CREATE TEMP TABLE part2_member AS
+        SELECT DISTINCT member_id FROM sensitive_claim WHERE category = '{PART2}'"""
+    )
     con.execute(f"CREATE SCHEMA {WITHOUT_PART2}")
     for table, kind in CLAIM_TABLES.items():
         con.execute(
-            f"""CREATE VIEW {WITHOUT_PART2}.{table} AS SELECT * FROM main.{table} WHERE claim_id NOT IN (
-            SELECT claim_id FROM main.sensitive_claim WHERE kind = '{kind}' AND category = '{PART2}')"""
+            f"""CREATE TABLE {WITHOUT_PART2}.{table} AS FROM main.{table}
+            WHERE member_id IN (SELECT member_id FROM part2_member) AND claim_id NOT IN (
+              SELECT claim_id FROM main.sensitive_claim WHERE kind = '{kind}' AND category = '{PART2}')"""
         )

@@ -9,15 +9,17 @@ from datetime import date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pyarrow as pa
+
 from workbench.lake.apcd_layout import DELIMITER, ELEMENTS, HEADER, HEADER_FIELDS, TRAILER, TRAILER_FIELDS
 from workbench.lake.layouts import SourceFile, SourceRefused, apcd_elements
-from workbench.lake.layouts.files import BLOCK, lines
+from workbench.lake.layouts.delimited import Delimited, Refused
+from workbench.lake.layouts.files import BLOCK
 
 if TYPE_CHECKING:
     from workbench.lake.layouts.stage import Stage
 
 _ELEMENT_ID = re.compile(r"[A-Z]{2,6}\d{3}")
-_ELEMENT = re.compile("|".join(sorted({name for names in ELEMENTS.values() for name in names})))
 _LONGEST_LINE = 1 << 16
 
 
@@ -56,42 +58,46 @@ def read_apcd(file: SourceFile, number: int, stage: Stage) -> None:
     """Reads the records into the stage; those with a reason go to set_aside."""
     envelope = read_envelope(file)
     elements = apcd_elements.READ[file.kind]
-    at = {name: f"f[{position}]" for position, name in enumerate(envelope.columns, start=1)}
     con = stage.con
-    con.register("apcd_lines", lines(file.path, skip=2, stop=2 + envelope.records))
-    width = len(envelope.columns)
+    reader = Delimited(envelope.columns, elements.elements(), DELIMITER)
+    refused: Refused = []
+    con.register("apcd_rows", reader.rows(file.path, 2, 2 + envelope.records, refused))
     try:
         con.execute(
             f"""CREATE OR REPLACE TEMP TABLE parsed AS
-            WITH fields AS (
-              SELECT {number}::SMALLINT AS source_file, source_row, damaged, string_split(line, '{DELIMITER}') AS f
-              FROM apcd_lines),
-            typed AS (SELECT source_file, source_row, damaged, len(f) AS width,
-              {_select(elements.columns, elements.raw, at)} FROM fields)
-            SELECT *, CASE
-              WHEN damaged THEN 'not UTF-8'
-              WHEN width < {width} THEN 'short row'
-              WHEN width > {width} THEN 'long row'
-              {_problems(elements, envelope.created)} END AS reason
+            WITH typed AS (SELECT {number}::SMALLINT AS source_file, source_row,
+              {_select(elements.columns, elements.raw)} FROM apcd_rows)
+            SELECT * {_leave_out(elements.raw)}, CASE {_problems(elements, envelope.created)} END AS reason
             FROM typed"""
         )
         stage.set_aside("SELECT source_file, source_row, reason FROM parsed WHERE reason IS NOT NULL")
+        _set_aside(stage, number, refused)
         for table, select in elements.into.items():
             stage.insert(table, select)
         stage.count(number, envelope.records)
     finally:
-        con.unregister("apcd_lines")
+        con.unregister("apcd_rows")
         con.execute("DROP TABLE IF EXISTS parsed")
 
 
-def _select(columns: Mapping[str, str], raw: Mapping[str, str], at: Mapping[str, str]) -> str:
-    def placed(sql: str) -> str:
-        return _ELEMENT.sub(lambda found: at[found.group(0)], sql)
+def _set_aside(stage: Stage, number: int, refused: Refused) -> None:
+    if not refused:
+        return
+    rows, reasons = zip(*refused, strict=True)
+    stage.con.register("apcd_refused", pa.table({"source_row": rows, "reason": reasons}))
+    stage.set_aside(f"SELECT {number} AS source_file, source_row, reason FROM apcd_refused")
+    stage.con.unregister("apcd_refused")
 
+
+def _select(columns: Mapping[str, str], raw: Mapping[str, str]) -> str:
     return ", ".join(
-        [f"{placed(sql)} AS {name}" for name, sql in columns.items()]
-        + [f"{placed(element)} AS raw_{name}" for name, element in raw.items()]
+        [f"{sql} AS {name}" for name, sql in columns.items()]
+        + [f"{element} AS raw_{name}" for name, element in raw.items()]
     )
+
+
+def _leave_out(raw: Mapping[str, str]) -> str:
+    return f"EXCLUDE ({', '.join(f'raw_{name}' for name in raw)})" if raw else ""
 
 
 def _problems(elements: apcd_elements.FileElements, created: date | None) -> str:

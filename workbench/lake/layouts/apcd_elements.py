@@ -6,12 +6,14 @@ workbench.lake.apcd_layout and the data dictionary.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from workbench.lake.apcd_layout import (
     CLAIM_STATUS,
     COUNTY_ELEMENT,
+    ELEMENTS,
     HISPANIC_INDICATOR,
     OTHER_DIAGNOSES,
     OTHER_ICD_PROCEDURES,
@@ -22,6 +24,8 @@ from workbench.lake.apcd_layout import (
     RACE_HISPANIC,
     RACE_MULTIPLE,
 )
+
+_ELEMENT = re.compile("|".join(sorted({name for names in ELEMENTS.values() for name in names})))
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,10 @@ class FileElements:
     numbers: tuple[str, ...] = ()
     past: tuple[str, ...] = ()
     rules: tuple[tuple[str, str], ...] = field(default=())
+
+    def elements(self) -> set[str]:
+        """The element ids that the columns are made from."""
+        return set(_ELEMENT.findall(" ".join([*self.columns.values(), *self.raw.values()])))
 
 
 def _case(element: str, values: Mapping[str, str], otherwise: str = "NULL") -> str:
@@ -75,12 +83,12 @@ def _claim_status(element: str) -> str:
 _SEX = {"M": "M", "F": "F", "U": "U", "": "U"}
 
 
-def _race() -> str:
-    first, second = (f"nullif({_case(element, RACE)}, 'unknown')" for element in ("CDLME028", "CDLME029"))
-    return (
-        f"CASE WHEN upper(trim({HISPANIC_INDICATOR})) = 'Y' THEN '{RACE_HISPANIC}' "
-        f"WHEN {first} <> {second} THEN '{RACE_MULTIPLE}' ELSE coalesce({first}, {second}, 'unknown') END"
-    )
+def _known_race(element: str) -> str:
+    return f"nullif({_case(element, RACE)}, 'unknown')"
+
+
+_RACE_OF_TWO = f"""CASE WHEN hispanic THEN '{RACE_HISPANIC}' WHEN race_1 <> race_2 THEN '{RACE_MULTIPLE}'
+    ELSE coalesce(race_1, race_2, 'unknown') END AS race"""
 
 
 _me_typed, _me_raw = _typed(
@@ -99,7 +107,9 @@ ME = FileElements(
         "last_name": "wb_text(CDLME020)",
         "first_name": "wb_text(CDLME021)",
         "sex": _case("CDLME018", _SEX),
-        "race": _race(),
+        "race_1": _known_race("CDLME028"),
+        "race_2": _known_race("CDLME029"),
+        "hispanic": f"upper(trim({HISPANIC_INDICATOR})) = 'Y'",
         "street": "wb_text(CDLME023)",
         "city": "wb_text(CDLME024)",
         "state": "wb_code(CDLME025)",
@@ -122,7 +132,7 @@ ME = FileElements(
     ),
     into={
         "member": f"""SELECT source_file, member_id, max({_MONTH}) AS reported, last_name, first_name, birth_date,
-            sex, race, street, city, state, zip, county_code FROM parsed WHERE reason IS NULL GROUP BY ALL""",
+            sex, {_RACE_OF_TWO}, street, city, state, zip, county_code FROM parsed WHERE reason IS NULL GROUP BY ALL""",
         "eligibility": _kept(
             f"""member_id, organisation_id, {_MONTH} AS start_date, last_day({_MONTH}) AS end_date, county_code,
             aid_code, medical, pharmacy, behavioral"""

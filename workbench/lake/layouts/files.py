@@ -53,17 +53,24 @@ def lines(path: Path, skip: int = 0, stop: int | None = None) -> pa.RecordBatchR
 
 
 def _lines(path: Path, skip: int, stop: int | None) -> Iterator[pa.RecordBatch]:
-    first = 0
-    for block in _blocks(path):
+    for first, count, block in row_blocks(path, skip, stop):
         split: pa.Array = pc.split_pattern(_as_array(block), b"\n").values
-        begin, end = max(skip - first, 0), len(split) if stop is None else min(len(split), stop - first)
-        if begin < end:
-            part = split.slice(begin, end - begin)
-            numbers = pa.array(np.arange(first + begin, first + end) - skip + 1, pa.int64())
-            text, damaged = _decode(part)
-            text = pc.utf8_rtrim(text, "\r")
-            yield pa.record_batch([numbers, text, damaged], schema=LINES)
-        first += len(split)
+        numbers = pa.array(np.arange(first, first + count), pa.int64())
+        text, damaged = _decode(split)
+        yield pa.record_batch([numbers, pc.utf8_rtrim(text, "\r"), damaged], schema=LINES)
+
+
+def row_blocks(path: Path, skip: int, stop: int | None) -> Iterator[tuple[int, int, bytes]]:
+    """Lines `skip`+1 .. `stop` of a file in blocks: number of the first (1 after the skipped), how many, the bytes."""
+    line = 0
+    for block in _blocks(path):
+        count = block.count(b"\n") + 1
+        first, last = max(skip, line), line + count if stop is None else min(line + count, stop)
+        if first < last:
+            if first > line or last < line + count:
+                block = b"\n".join(block.split(b"\n")[first - line : last - line])
+            yield first - skip + 1, last - first, block
+        line += count
 
 
 def _as_array(block: bytes) -> pa.Array:

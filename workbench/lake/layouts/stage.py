@@ -58,6 +58,8 @@ CREATE MACRO wb_text(x) AS nullif(trim(x), '');
 CREATE MACRO wb_code(x) AS nullif(upper(replace(trim(x), '.', '')), '');
 CREATE MACRO wb_ndc(x) AS nullif(regexp_replace(x, '[^0-9]', '', 'g'), '');
 CREATE MACRO wb_day(x) AS CASE
+  WHEN regexp_full_match(x, '[0-9]{8}')
+    THEN CASE WHEN x BETWEEN '18500101' AND '20991231' THEN try_strptime(x, '%Y%m%d')::DATE END
   WHEN length(trim(x)) = 8 THEN wb_sane(try_cast(substr(trim(x), 1, 4) || '-' || substr(trim(x), 5, 2) || '-' || substr(trim(x), 7, 2) AS DATE))
   WHEN length(trim(x)) = 10 THEN wb_sane(try_cast(trim(x) AS DATE)) END;
 CREATE MACRO wb_money(x) AS try_cast(nullif(trim(x), '') AS DECIMAL(12, 2));
