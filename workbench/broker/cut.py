@@ -102,7 +102,7 @@ class Selection:
 
 
 class Cutter:
-    """The temporary tables of one build: `permitted` members, their `span`s, the claims of theirs that stay out."""
+    """The helper tables of one build: `permitted` members, their `span`s, the claims of theirs that stay out."""
 
     def __init__(
         self,
@@ -120,7 +120,7 @@ class Cutter:
         self._basis = basis
         self.own_period = grant.organisation.as_of == "ever_own_period"
         self._claims_known = False
-        self._noted = ""
+        self._noted: set[str] = set()
         self._members()
 
     @property
@@ -132,7 +132,7 @@ class Cutter:
         return as_of if isinstance(as_of, str) else f"as_of:{as_of.isoformat()}"
 
     def select(self, table: str) -> Selection:
-        """The rows of a table of members. Raises `NoCut`."""
+        """The rows of a table of members. The first call for a table may make helper tables. Raises `NoCut`."""
         cut = CUTS.get(table)
         if cut is None:
             raise NoCut(
@@ -149,7 +149,7 @@ class Cutter:
             fates.append(f"CASE WHEN NOT ({self._own(cut)}) THEN '{OUTSIDE}' END")
         if cut.claim is not None and cut.claim_may_be_empty:
             self._claims_of(table, cut.claim[1])
-            source += f" LEFT JOIN noted_claim f ON f.claim_id = s.{cut.claim[1]}"
+            source += f" LEFT JOIN noted_{table} f ON f.claim_id = s.{cut.claim[1]}"
             unknown = f"CASE WHEN f.claim_id IS NULL THEN '{NO_CLAIM}' ELSE f.fate END"
             fates.append(f"CASE WHEN s.{cut.claim[1]} IS NOT NULL THEN {unknown} END")
         elif cut.claim is not None and self._drops_claims:
@@ -159,23 +159,26 @@ class Cutter:
             fates.append("f.fate")
         return Selection(source, f"coalesce({', '.join(fates)})" if fates else KEPT)
 
-    def removed(self, table: str, rows_in: int, rows: int) -> dict[str, int]:
-        """How many of the release's rows a table loses, by reason. A span that is clipped is not lost."""
+    def removed(self, con: duckdb.DuckDBPyConnection, table: str, rows_in: int, rows: int) -> dict[str, int]:
+        """How many of the release's rows a table loses, by reason. A span that is clipped is not lost.
+
+        `con` is a cursor of the build's engine: after `select` of the table this may run in another thread.
+        """
         selection = self.select(table)
         if CUTS[table].clipped and self.own_period:
             relation = self._release.relation(table)
-            theirs = self._one(
-                f"SELECT count(*) FROM {relation} s SEMI JOIN permitted p ON p.member_id = s.member_id"
+            theirs = _one(
+                con, f"SELECT count(*) FROM {relation} s SEMI JOIN permitted p ON p.member_id = s.member_id"
             )
-            met = self._one(
-                f"SELECT count(*) FROM {relation} s WHERE EXISTS (SELECT 1 FROM span x WHERE {_MEETS})"
+            met = _one(
+                con, f"SELECT count(*) FROM {relation} s WHERE EXISTS (SELECT 1 FROM span x WHERE {_MEETS})"
             )
             counts = {OUTSIDE: theirs - met, OTHER_MEMBERS: rows_in - theirs}
         elif selection.fate == KEPT:
             counts = {OTHER_MEMBERS: rows_in - rows}
         else:
             query = f"SELECT {selection.fate} AS fate, count(*) FROM {selection.source} GROUP BY ALL"
-            fates = dict(self._con.execute(query).fetchall())
+            fates = dict(con.execute(query).fetchall())
             counts = {OTHER_MEMBERS: rows_in - sum(fates.values())}
             counts |= {reason: count for reason, count in fates.items() if reason is not None}
         return {reason: counts[reason] for reason in sorted(counts) if counts[reason]}
@@ -195,13 +198,13 @@ class Cutter:
         release, con = self._release, self._con
         hidden = ", ".join("'" + category + "'" for category in self._excluded) or "NULL"
         con.execute(
-            "CREATE TEMP TABLE claim_out AS SELECT kind, claim_id, min(category) AS fate "
+            "CREATE TABLE claim_out AS SELECT kind, claim_id, min(category) AS fate "
             f"FROM {release.relation('sensitive_claim')} s SEMI JOIN permitted p ON p.member_id = s.member_id "
             f"WHERE category IN ({hidden}) GROUP BY ALL"
         )
         if not self.own_period:
             return
-        con.execute(f"CREATE TEMP TABLE header AS {self._headers()}")
+        con.execute(f"CREATE TABLE header AS {self._headers()}")
         con.execute(
             "INSERT INTO header SELECT DISTINCT s.kind, s.claim_id, s.member_id, true "
             f"FROM {release.relation('claim_version')} s SEMI JOIN permitted p ON p.member_id = s.member_id "
@@ -239,16 +242,16 @@ class Cutter:
         )
 
     def _claims_of(self, table: str, column: str) -> None:
-        """Makes `noted_claim`: the claims that a table speaks of and that have a final version, each with its fate."""
-        if self._noted == table:
+        """Makes `noted_<table>`: the claims that a table speaks of and that have a final version, each with its fate."""
+        if table in self._noted:
             return
-        self._noted = table
+        self._noted.add(table)
         fate = KEPT
         if self._drops_claims:
             self.claims()
             fate = "(SELECT max(o.fate) FROM claim_out o WHERE o.claim_id = h.claim_id)"
         self._con.execute(
-            f"CREATE OR REPLACE TEMP TABLE noted_claim AS SELECT DISTINCT h.claim_id, {fate} AS fate FROM ({self._headers()}) h "
+            f"CREATE TABLE noted_{table} AS SELECT DISTINCT h.claim_id, {fate} AS fate FROM ({self._headers()}) h "
             f"SEMI JOIN {self._release.relation(table)} n ON n.{column} = h.claim_id"
         )
 
@@ -263,7 +266,7 @@ class Cutter:
         present = f"EXISTS (SELECT 1 FROM span x WHERE x.member_id = i.member_id AND {as_of} BETWEEN x.start_date AND x.end_date)"
         last_day = "(SELECT max(x.end_date) FROM span x WHERE x.member_id = i.member_id)"
         self._con.execute(
-            f"CREATE TEMP TABLE permitted AS SELECT i.member_id, "
+            f"CREATE TABLE permitted AS SELECT i.member_id, "
             f"coalesce({birthday_90('m.birth_date')} <= {as_of}, false) AS top_aged, "
             f"{present if self.own_period else 'true'} AS present, "
             f"{last_day if self.own_period else FOREVER} AS last_day "
@@ -280,7 +283,7 @@ class Cutter:
             where += f" AND DATE '{day}' BETWEEN start_date AND coalesce(end_date, {FOREVER})"
         self._con.execute(
             f"""
-            CREATE TEMP TABLE span AS
+            CREATE TABLE span AS
             WITH own AS (
                 SELECT member_id, start_date, coalesce(end_date, {FOREVER}) AS end_date
                 FROM {self._release.relation("attribution")} WHERE {where}
@@ -330,8 +333,9 @@ class Cutter:
         margin = f"({cut.day} + INTERVAL {MEASURE_MARGIN_DAYS} DAY)::DATE"
         return f"EXISTS (SELECT 1 FROM span x WHERE x.member_id = s.member_id AND {cut.day} >= x.start_date AND {margin} <= x.end_date)"
 
-    def _one(self, query: str) -> int:
-        return int(self._con.execute(query).fetchall()[0][0])
+
+def _one(con: duckdb.DuckDBPyConnection, query: str) -> int:
+    return int(con.execute(query).fetchall()[0][0])
 
 
 _MEETS = f"x.member_id = s.member_id AND s.start_date <= x.end_date AND coalesce(s.end_date, {FOREVER}) >= x.start_date"

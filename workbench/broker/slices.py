@@ -5,7 +5,11 @@ A slice's folder is all that a worker gets: `manifest.json` and `tables/<table>/
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import threading
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +54,10 @@ __all__ = [
 
 PARQUET = "COMPRESSION zstd, COMPRESSION_LEVEL 1"
 """Tokens do not compress; the lowest level made smaller files than the default (3), in less time."""
+
+
+WRITERS = 2
+"""Tables written at the same time: the phases of a COPY that one thread does alone overlap with those of another."""
 
 
 class NoRows(WorkbenchError):
@@ -106,11 +114,17 @@ def _build(
     if grant.level != Level.IDENTIFIED:
         con.execute("RESET disabled_optimizers")
         make_tokens(con, cutter, vault, grant.namespace, [name for name in names if served[name]])
+    queries = {
+        name: _query(release, cutter, grant.level, dictionary()[name], served[name])
+        for name in names
+        if served[name]
+    }
     tables: dict[str, Any] = {}
-    for step, name in enumerate(names, start=1):
-        progress(name, step, steps)
-        if served[name]:
-            tables[name] = _write(con, folder, release, cutter, grant.level, name, served[name])
+    with _writing(con, folder, release, cutter, queries) as written:
+        for step, name in enumerate(names, start=1):
+            progress(name, step, steps)
+            if name in written:
+                tables[name] = _entry(grant.level, name, served[name], written[name].result())
     manifest = {
         "kind": "slice",
         "release": release.id,
@@ -137,37 +151,72 @@ def _build(
     return manifest
 
 
+@dataclass(frozen=True)
+class Written:
+    """One table that stands below the build's folder."""
+
+    part: Path
+    bytes: int
+    rows_in: int
+    rows: int
+    removed: dict[str, int]
+
+
+@contextlib.contextmanager
+def _writing(
+    con: duckdb.DuckDBPyConnection, folder: Path, release: Release, cutter: Cutter, queries: Mapping[str, str]
+) -> Iterator[dict[str, Future[Written]]]:
+    """Writes the tables, `WRITERS` at a time, the largest first; what is still running when this is left is stopped."""
+    for name in queries:
+        (folder / "tables" / name).mkdir()
+    cursors: list[duckdb.DuckDBPyConnection] = []
+    own = threading.local()
+
+    def start() -> None:
+        own.con = con.cursor()
+        cursors.append(own.con)
+
+    pool = ThreadPoolExecutor(WRITERS, thread_name_prefix="slice", initializer=start)
+    try:
+        yield {
+            name: pool.submit(lambda n: _write(own.con, folder, release, cutter, n, queries[n]), name)
+            for name in sorted(queries, key=lambda n: (-_rows_in(release, n), n))
+        }
+    except BaseException:
+        for cursor in cursors:
+            cursor.interrupt()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
+        for cursor in cursors:
+            cursor.close()
+
+
 def _write(
-    con: duckdb.DuckDBPyConnection,
-    folder: Path,
-    release: Release,
-    cutter: Cutter,
-    level: Level,
-    name: str,
-    served: tuple[Served, ...],
-) -> dict[str, Any]:
-    """Writes one table of the slice and returns its entry of the manifest."""
-    table = dictionary()[name]
-    if level == Level.IDENTIFIED or not table.has_member:
-        query = _plain(release, cutter, table, served)
-    elif follows_claim(name):
-        query = _with_claims(release, table, served)
-    else:
-        query = _with_members(release, cutter, table, served)
+    con: duckdb.DuckDBPyConnection, folder: Path, release: Release, cutter: Cutter, name: str, query: str
+) -> Written:
     part = Path("tables") / name / "part-000.parquet"
-    (folder / part).parent.mkdir()
     target = str(folder / part).replace("'", "''")
     written = con.execute(f"COPY ({query}) TO '{target}' (FORMAT parquet, {PARQUET})").fetchall()
-    rows = int(written[0][0])
-    rows_in = sum(int(p["rows"]) for p in release.manifest["tables"][name]["parts"])
-    removed = cutter.removed(name, rows_in, rows) if table.has_member else {}
+    rows, rows_in = int(written[0][0]), _rows_in(release, name)
+    removed = cutter.removed(con, name, rows_in, rows) if dictionary()[name].has_member else {}
+    return Written(part, (folder / part).stat().st_size, rows_in, rows, removed)
+
+
+def _rows_in(release: Release, name: str) -> int:
+    return sum(int(part["rows"]) for part in release.manifest["tables"][name]["parts"])
+
+
+def _entry(level: Level, name: str, served: tuple[Served, ...], written: Written) -> dict[str, Any]:
+    """What the manifest says of a table."""
+    table = dictionary()[name]
     return {
         "grain": table.grain,
         "about": table.about,
-        "rows_in": rows_in,
-        "rows": rows,
-        "removed": removed,
-        "split": rows - (rows_in - sum(removed.values())),
+        "rows_in": written.rows_in,
+        "rows": written.rows,
+        "removed": written.removed,
+        "split": written.rows - (written.rows_in - sum(written.removed.values())),
         "columns": [
             {
                 "name": c.name,
@@ -180,9 +229,20 @@ def _write(
             for c in served
         ],
         "dropped": dropped(level, table),
-        "parts": [part.as_posix()],
-        "bytes": (folder / part).stat().st_size,
+        "parts": [written.part.as_posix()],
+        "bytes": written.bytes,
     }
+
+
+def _query(release: Release, cutter: Cutter, level: Level, table: Table, served: tuple[Served, ...]) -> str:
+    """The rows of one table of the slice, in their order. Makes the helper tables that it reads."""
+    if table.has_member:
+        cutter.select(table.name)
+    if level == Level.IDENTIFIED or not table.has_member:
+        return _plain(release, cutter, table, served)
+    if follows_claim(table.name):
+        return _with_claims(release, table, served)
+    return _with_members(release, cutter, table, served)
 
 
 def _plain(release: Release, cutter: Cutter, table: Table, served: tuple[Served, ...]) -> str:

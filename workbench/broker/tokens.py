@@ -22,7 +22,7 @@ def make_tokens(
     """
     members = vault.cover(con, namespace, "member", "SELECT member_id FROM permitted")
     con.execute(
-        "CREATE OR REPLACE TEMP TABLE permitted AS SELECT p.*, t.token, row_number() OVER (ORDER BY t.token) AS rank "
+        "CREATE OR REPLACE TABLE permitted AS SELECT p.*, t.token, row_number() OVER (ORDER BY t.token) AS rank "
         f"FROM {members} t JOIN permitted p ON p.member_id = t.original"
     )
     if any(follows_claim(name) for name in names):
@@ -31,12 +31,10 @@ def make_tokens(
         _ids(cutter, name, column) for name in names for column in claim_keys(name) if not follows_claim(name)
     ]
     if ids:
-        con.execute(
-            f"CREATE TEMP TABLE other_id AS SELECT DISTINCT id FROM ({' UNION ALL '.join(ids)}) i(id)"
-        )
+        con.execute(f"CREATE TABLE other_id AS SELECT DISTINCT id FROM ({' UNION ALL '.join(ids)}) i(id)")
         others = vault.cover(con, namespace, "claim", "SELECT id FROM other_id")
         con.execute(
-            "CREATE TEMP TABLE id_token AS SELECT t.original AS id, t.token, t.prefix "
+            "CREATE TABLE id_token AS SELECT t.original AS id, t.token, t.prefix "
             f"FROM {others} t SEMI JOIN other_id o ON o.id = t.original"
         )
         con.execute("DROP TABLE other_id")
@@ -45,7 +43,7 @@ def make_tokens(
 def _claim_key(con: duckdb.DuckDBPyConnection, cutter: Cutter, vault: Vault, namespace: str) -> None:
     """Makes `claim_key`; tokens are drawn only where the vault has none, so a later build joins the vault once."""
     con.execute(
-        "CREATE TEMP TABLE claim_key AS SELECT c.kind, c.claim_id AS id, p.rank AS member_rank, t.token, t.prefix "
+        "CREATE TABLE claim_key AS SELECT c.kind, c.claim_id AS id, p.rank AS member_rank, t.token, t.prefix "
         f"FROM ({cutter.kept_claims()}) c JOIN permitted p ON p.member_id = c.member_id "
         f"LEFT JOIN {vault.pairs(namespace, 'claim')} t ON t.original = c.claim_id"
     )
@@ -53,7 +51,7 @@ def _claim_key(con: duckdb.DuckDBPyConnection, cutter: Cutter, vault: Vault, nam
     if con.execute(f"{missing} LIMIT 1").fetchall():
         claims = vault.cover(con, namespace, "claim", missing)
         con.execute(
-            "CREATE OR REPLACE TEMP TABLE claim_key AS SELECT k.kind, k.id, k.member_rank, t.token, t.prefix "
+            "CREATE OR REPLACE TABLE claim_key AS SELECT k.kind, k.id, k.member_rank, t.token, t.prefix "
             f"FROM claim_key k JOIN {claims} t ON t.original = k.id"
         )
 
