@@ -29,7 +29,7 @@ AGGREGATES = {
     "count(distinct d.member_id) people from diagnosis d join member m using (member_id) "
     "group by all order by people desc, 1, 2, 3 limit 10000",
     "days between visits": "select days, count(*) n from (select date_diff('day', lag(from_date) over "
-    "(partition by member_id order by from_date, claim_id), from_date) days from medical_claim) group by days "
+    "(partition by member_id order by from_date, claim_id), from_date) as days from medical_claim) group by days "
     "order by days limit 10000",
 }
 SMALL = "select sex, count(*) n from member group by sex order by sex"

@@ -32,7 +32,7 @@ def run() -> list[Figure]:
         state = State(f"sqlite:///{work / 'broker.sqlite'}", work / "state")
         vault = Vault(state)
         for level in world.LEVELS:
-            grant = book.get(f"bench-{level}")
+            grant = book.get(f"bench-{level.replace('_', '-')}")
             ours: list[float] = []
             copies: list[float] = []
             rows = 0

@@ -26,6 +26,11 @@ from workbench.lake.synthetic import write
 MEMBERS = int(os.environ.get("BENCH_MEMBERS", "80000"))
 FOLDER = PROJECT / "var" / "bench" / str(MEMBERS)
 LEVELS = {"identified": "operations", "limited": "research", "safe_harbor": "research"}
+SENSITIVE: dict[str, dict[str, str]] = {
+    "identified": {"part2": "exclude"},
+    "limited": {"part2": "include", "basis": "research_2_52"},
+    "safe_harbor": {"part2": "include", "basis": "deidentified_164_514"},
+}
 
 
 def lake_release() -> Release:
@@ -43,18 +48,18 @@ def lake_release() -> Release:
 
 
 def grants(folder: Path) -> None:
-    """State-wide grants, one a level, that no demo has: `bench-identified`, `bench-limited`, `bench-safe_harbor`."""
+    """State-wide grants, one a level, that no demo has: `bench-identified`, `bench-limited`, `bench-safe-harbor`."""
     folder.mkdir(parents=True)
     shutil.copy(PROJECT / "grants" / "organisations.yaml", folder)
     for level, purpose in LEVELS.items():
         spec: dict[str, Any] = {
-            "name": f"bench-{level}",
+            "name": f"bench-{level.replace('_', '-')}",
             "title": f"Benchmark, {level}",
             "groups": ["research-valley"],
             "organisation": {"relation": "state"},
             "level": level,
             "tables": "all",
-            "sensitive": {"part2": "include", "basis": "research_2_52"},
+            "sensitive": SENSITIVE[level],
             "purposes": [purpose],
             "agreement": "BENCH",
             "approver": "Benchmark",

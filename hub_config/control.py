@@ -114,6 +114,14 @@ class Control:
         except SpawnRefused:
             return
 
+    async def ended(self, binding: str) -> str:
+        """Why a binding gives no data any more; empty while it does, or while nobody can say."""
+        try:
+            answer = await self._ask("GET", f"/bindings/{binding}")
+        except SpawnRefused:
+            return ""
+        return "" if answer.get("stands", True) else str(answer.get("reason") or "The binding is over.")
+
     async def _ask(self, method: str, path: str, **options: Any) -> Any:
         connector = aiohttp.UnixConnector(path=str(self._path))
         timeout = aiohttp.ClientTimeout(total=ANSWER_SECONDS)

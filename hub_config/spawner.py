@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import quote
 
 from jupyterhub.spawner import Spawner
-from traitlets import Bool, Integer, Unicode
+from traitlets import Bool, Integer, Unicode, default
 
 from hub_config import places
 from hub_config.control import Control, Option, SpawnRefused
@@ -26,6 +26,8 @@ from workbench.sandbox.bwrap import start_ticks, stop
 
 PORT_INSIDE = 8888
 """Where a server that can only do TCP listens, on the sandbox's own loopback."""
+POLL_SECONDS = 15
+"""How often the Hub asks whether a server lives and its grant still stands."""
 HUB_INSIDE = "/run/wb/hub"
 BROKER_INSIDE = "/run/wb/broker"
 APPS_INSIDE = "/run/wb/apps"
@@ -50,6 +52,10 @@ class BwrapSpawner(Spawner):  # type: ignore[misc]
         False, config=True, help="Whether the lake holds invented data: then Lab's page says so."
     )
     ready_seconds = Integer(60, config=True, help="How long a server may take until it answers.")
+
+    @default("poll_interval")  # type: ignore[untyped-decorator]
+    def _default_poll_interval(self) -> int:
+        return POLL_SECONDS
 
     _running: Running | None = None
     _child_pid = 0
@@ -239,15 +245,19 @@ class BwrapSpawner(Spawner):  # type: ignore[misc]
         return str(self.server.url)
 
     async def poll(self) -> int | None:
-        """None while the sandbox lives."""
+        """None while the sandbox lives. One whose grant ended, or whose user left its groups, is stopped here."""
+        code: int | None = 0
         if self._running is not None:
             code = self._running.process.poll()
-            if code is None:
-                return None
         elif self._child_pid and start_ticks(self._child_pid) == self._started:
-            return None
-        else:
-            code = 0
+            code = None
+        if code is None:
+            reason = await self.control.ended(self._binding) if self._binding else ""
+            if not reason:
+                return None
+            self.log.warning("%s is stopped: %s", self._log_name, reason)
+            await self.stop()
+            return 0
         await self._release()
         self.clear_state()
         return code

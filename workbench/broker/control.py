@@ -61,6 +61,13 @@ def control_app(service: Service) -> Starlette:
         found = [{name: getattr(b, name) for name in names} for b in broker.bindings.all()]
         return JSONResponse({"bindings": found})
 
+    async def standing(request: Request) -> Response:
+        return JSONResponse(await service.standing(request.path_params["binding"]))
+
+    async def event(request: Request) -> Response:
+        await broker.told(await body_of(request))
+        return Response(status_code=204)
+
     async def options(request: Request) -> Response:
         groups = frozenset(filter(None, request.query_params.get("groups", "").split(",")))
         user = request.query_params.get("user", "")
@@ -104,6 +111,8 @@ def control_app(service: Service) -> Starlette:
             Route("/bindings", answering(bind), methods=["POST"]),
             Route("/bindings", answering(bindings)),
             Route("/bindings/{binding}", answering(unbind), methods=["DELETE"]),
+            Route("/bindings/{binding}", answering(standing)),
+            Route("/events", answering(event), methods=["POST"]),
             Route("/options", answering(options)),
             Route("/query", ArrowEndpoint(query), methods=["POST"]),
             Route("/queries/{query}", answering(query_state)),

@@ -21,6 +21,7 @@ from workbench.broker.caller import Answer, Caller
 from workbench.broker.grants import Channel, Decision, Grant, GrantBook, Level
 from workbench.broker.hub import Directory
 from workbench.broker.pool import Lease, Pool, PoolLimits
+from workbench.broker.said import milliseconds, outcome, report_event, who, why
 from workbench.broker.shelf import Ready, Shelf, SliceBuilding, SliceKind
 from workbench.broker.slices import NoRows, Slice, slice_id
 from workbench.broker.state import State
@@ -111,7 +112,7 @@ class Broker:
         and the `admitted` event is durable.
         """
         query, started = uuid.uuid4().hex, time.perf_counter()
-        said: dict[str, Any] = {**_who(caller), "query_id": query}
+        said: dict[str, Any] = {**who(caller), "query_id": query}
         tables: Mapping[str, tuple[str, ...]] = {}
         try:
             grant = self.permit(caller)
@@ -128,7 +129,7 @@ class Broker:
             raise
         except WorkbenchError as refusal:
             statement = gate.redact(sql, tables, self.audit.mark)
-            await self._record("refused", **said, statement=statement, **_why(refusal))
+            await self._record("refused", **said, statement=statement, **why(refusal))
             raise
         admission = self.audit.submit(
             "admitted",
@@ -191,11 +192,13 @@ class Broker:
         sent: int = 0,
     ) -> None:
         """Records how a query ended; it does not wait, because the caller may be gone."""
-        outcome, why = _outcome(error)
-        self.audit.submit("ended", **said, rows=rows, bytes=sent, ms=_ms(started), outcome=outcome, **why)
+        ended, reason = outcome(error)
+        self.audit.submit(
+            "ended", **said, rows=rows, bytes=sent, ms=milliseconds(started), outcome=ended, **reason
+        )
         self._remember(
             str(said["query_id"]),
-            {"user": said["user"], "state": outcome, "rows": rows, "bytes": sent, **why},
+            {"user": said["user"], "state": ended, "rows": rows, "bytes": sent, **reason},
         )
 
     async def tabulate(
@@ -203,7 +206,7 @@ class Broker:
     ) -> dict[str, Any]:
         """One table of the catalogue with small cells hidden, from the grant's private base. Never SQL."""
         query, started = uuid.uuid4().hex, time.perf_counter()
-        said: dict[str, Any] = {**_who(caller), "query_id": query}
+        said: dict[str, Any] = {**who(caller), "query_id": query}
         try:
             grant = self.permit(caller, tabulate=True)
             check_spec(spec)
@@ -211,7 +214,7 @@ class Broker:
         except SliceBuilding:
             raise
         except WorkbenchError as refusal:
-            await self._record("refused", **said, statement="tabulate", **_why(refusal))
+            await self._record("refused", **said, statement="tabulate", **why(refusal))
             raise
         said |= {"release": ready.slice.manifest["release"], "slice": ready.slice.id}
         statement = "tabulate " + " ".join(f"{name}={value}" for name, value in sorted(spec.items()))
@@ -322,7 +325,7 @@ class Broker:
             with contextlib.suppress(UnknownRelease):
                 release = open_release(self.settings.lake).id
         except WorkbenchError as refusal:
-            await self._record("binding-refused", **said, **_why(refusal))
+            await self._record("binding-refused", **said, **why(refusal))
             raise
         await self._record("bound", **said, release=release)
         return await asyncio.to_thread(
@@ -342,6 +345,11 @@ class Broker:
         }
         await self._record("unbound", **said, reason=reason)
         await asyncio.to_thread(self.bindings.remove, binding.id)
+
+    async def told(self, body: Mapping[str, Any]) -> None:
+        """Writes down what the report service tells, and returns when it is durable. Raises UntellableEvent."""
+        event, said = report_event(body)
+        await self._record(event, **said)
 
     async def start_build(self, caller: Caller, *, wait: bool = False) -> Slice:
         """The slice (of an aggregate grant: its tabulation base), built now if it is not there. Raises SliceBuilding."""
@@ -378,31 +386,3 @@ class Broker:
         self._queries[query] = state
         while len(self._queries) > REMEMBERED_QUERIES:
             self._queries.popitem(last=False)
-
-
-def _who(caller: Caller) -> dict[str, Any]:
-    return {
-        "user": caller.user,
-        "grant": caller.grant,
-        "purpose": caller.purpose,
-        "channel": caller.channel,
-        "server": caller.server or None,
-    }
-
-
-def _why(error: WorkbenchError) -> dict[str, str]:
-    return {"code": error.code, "reason": error.reason}
-
-
-def _outcome(error: BaseException | None) -> tuple[str, dict[str, str]]:
-    if error is None:
-        return "answered", {}
-    if isinstance(error, WorkbenchError):
-        return "failed", _why(error)
-    if isinstance(error, asyncio.CancelledError | GeneratorExit):
-        return "cancelled", {"code": "cancelled", "reason": "The caller went away."}
-    return "failed", {"code": "broker-error", "reason": type(error).__name__}
-
-
-def _ms(started: float) -> float:
-    return round((time.perf_counter() - started) * 1000, 1)

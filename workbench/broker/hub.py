@@ -24,6 +24,9 @@ KEEP_SECONDS = 8.0
 ANSWER_SECONDS = 5.0
 _FILE_VARIABLE = "WORKBENCH_USERS"
 """The directory where there is no Hub: a YAML file of users and groups."""
+_NEEDED_OF_HUB = ("JUPYTERHUB_API_URL", "JUPYTERHUB_API_TOKEN")
+_HUB_VARIABLES = (*_NEEDED_OF_HUB, "JUPYTERHUB_SERVICE_NAME")
+"""Any of them means that a Hub started this process; then the file is never asked."""
 
 
 class HubSilent(WorkbenchError):
@@ -34,6 +37,19 @@ class HubSilent(WorkbenchError):
 
     def __init__(self) -> None:
         super().__init__("The Hub cannot confirm who you are just now.", hint="Try again in a few seconds.")
+
+
+class HubHalfKnown(WorkbenchError):
+    """A Hub started this process without saying where it is or who this service is."""
+
+    code = "hub-half-known"
+    http_status = 503
+
+    def __init__(self, missing: list[str]):
+        super().__init__(
+            f"There is a Hub, and the environment lacks {' and '.join(missing)}.",
+            hint="Start this as a managed service of the Hub, or without any JUPYTERHUB_* variable.",
+        )
 
 
 class Directory(Protocol):
@@ -71,37 +87,38 @@ class LocalDirectory:
 
 
 class HubDirectory:
-    """The Hub's own answers; users whom it has never seen (the demo's, before their first login) from the file."""
+    """The Hub's own answers and nobody else's: whom it does not know has no group."""
 
     knows_tokens = True
 
-    def __init__(self, url: str, token: str, fallback: LocalDirectory):
+    def __init__(self, url: str, token: str):
         self._url = url.rstrip("/")
         self._token = token
-        self._fallback = fallback
         self._kept: dict[tuple[str, str], tuple[float, Any]] = {}
 
     async def groups(self, user: str) -> frozenset[str]:
-        """The groups that the Hub gives the user. Raises UnknownUser, HubSilent."""
-        answer = await self._ask(f"/users/{quote(user, safe='')}", self._token)
-        if answer is None:
-            return await self._fallback.groups(user)
+        """The groups that the Hub gives the user. Raises UnknownUser; HubSilent also where the Hub refuses us."""
+        answer = await self._ask(f"/users/{quote(user, safe='')}", self._token, no=(404,))
+        if answer is None or answer.get("name") != user:
+            raise UnknownUser(
+                "The Hub does not know this user.", hint="Users come with their login at the Hub."
+            )
         return frozenset(str(group) for group in answer.get("groups") or ())
 
     async def owner(self, token: str) -> str | None:
         """The user whose token it is, None for a token that is no user's or not valid. Raises HubSilent."""
-        answer = await self._ask("/user", token)
+        answer = await self._ask("/user", token, no=(401, 403))
         if answer is None or answer.get("kind") != "user":
             return None
         return str(answer["name"])
 
-    async def _ask(self, path: str, token: str) -> Mapping[str, Any] | None:
+    async def _ask(self, path: str, token: str, *, no: tuple[int, ...]) -> Mapping[str, Any] | None:
         now = time.monotonic()
         kept = self._kept.get((path, token))
         if kept is not None and now - kept[0] < KEEP_SECONDS:
             found: Mapping[str, Any] | None = kept[1]
             return found
-        answer = await asyncio.to_thread(_get, self._url + path, token)
+        answer = await asyncio.to_thread(_get, self._url + path, token, no)
         if len(self._kept) > 5000:
             self._kept.clear()
         self._kept[path, token] = (now, answer)
@@ -109,16 +126,17 @@ class HubDirectory:
 
 
 def directory_from_environment(demo_users: Path) -> Directory:
-    """The Hub's directory where a Hub started this process, else the file's."""
-    local = LocalDirectory(Path(os.environ.get(_FILE_VARIABLE, demo_users)))
-    url = os.environ.get("JUPYTERHUB_API_URL")
-    if not url:
-        return local
-    return HubDirectory(url, os.environ.get("JUPYTERHUB_API_TOKEN", ""), local)
+    """The Hub's directory where anything says that there is a Hub, else the file's. Raises HubHalfKnown."""
+    said = {name: os.environ.get(name, "") for name in _HUB_VARIABLES}
+    if not any(said.values()):
+        return LocalDirectory(Path(os.environ.get(_FILE_VARIABLE, demo_users)))
+    if missing := [name for name in _NEEDED_OF_HUB if not said[name]]:
+        raise HubHalfKnown(missing)
+    return HubDirectory(said["JUPYTERHUB_API_URL"], said["JUPYTERHUB_API_TOKEN"])
 
 
-def _get(url: str, token: str) -> dict[str, Any] | None:
-    """The JSON at `url`; None where the Hub says no (401, 403, 404). Raises HubSilent."""
+def _get(url: str, token: str, no: tuple[int, ...]) -> dict[str, Any] | None:
+    """The JSON object at `url`; None for a status that means no. Raises HubSilent for all else."""
     parts = urlsplit(url)
     connection: http.client.HTTPConnection
     if parts.scheme == "http+unix":
@@ -135,14 +153,16 @@ def _get(url: str, token: str) -> dict[str, Any] | None:
         raise HubSilent() from None
     finally:
         connection.close()
-    if response.status in (401, 403, 404):
+    if response.status in no:
         return None
     if response.status != 200:
         raise HubSilent()
     try:
-        answer: dict[str, Any] = json.loads(body)
-    except ValueError:
+        answer = json.loads(body)
+    except (ValueError, RecursionError):
         raise HubSilent() from None
+    if not isinstance(answer, dict):
+        raise HubSilent()
     return answer
 
 
@@ -160,6 +180,7 @@ class _UnixConnection(http.client.HTTPConnection):
 __all__ = [
     "Directory",
     "HubDirectory",
+    "HubHalfKnown",
     "HubSilent",
     "LocalDirectory",
     "UnknownUser",

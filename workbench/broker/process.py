@@ -52,6 +52,13 @@ class Mount:
     tables: Mapping[str, tuple[str, ...]]
     """Table -> its Parquet parts, relative to the folder."""
 
+    @property
+    def shown(self) -> dict[Path, str]:
+        """What the sandbox binds. The manifest counts removed rows, so that no engine that runs SQL has it."""
+        if self.mode == "tabulate":
+            return {self.folder: SLICE}
+        return {self.folder / "tables": f"{SLICE}/tables"}
+
 
 @dataclass(frozen=True)
 class PoolLimits:
@@ -223,7 +230,7 @@ def _launch(mount: Mount, limits: PoolLimits, channel: socket.socket) -> Running
     sandbox = Sandbox(
         command=[sys.executable, "-m", "workbench.broker.worker"],
         env={CHANNEL: str(channel.fileno()), "OMP_NUM_THREADS": "1"},
-        read_only={mount.folder: SLICE},
+        read_only=mount.shown,
         limits=limits.sandbox,
     )
     return launch(

@@ -28,6 +28,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from workbench.broker.bindings import Binding, BindingRefused
+from workbench.broker.caller import Caller
 from workbench.broker.control import control_app
 from workbench.broker.core import Broker
 from workbench.broker.hub import Directory, directory_from_environment
@@ -41,6 +42,8 @@ SOCKET = "broker.sock"
 LONGEST_PATH = 107
 """Bytes of a unix socket's path (sockaddr_un)."""
 SWEEP_SECONDS = 20.0
+ENDED = (403, 404)
+"""Status of a refusal that ends a binding; a silent Hub or a broken grants' folder (503) ends none."""
 LOCK_SECONDS = 15.0
 """How long a new service waits for one that is ending, after the Hub was killed and started again."""
 DEMO_USERS = PROJECT / "hub_config" / "demo_users.yaml"
@@ -72,7 +75,7 @@ class Service:
 
     async def start(self) -> None:
         """Opens the control socket, and the sockets of every binding that still holds."""
-        _folder(self._run, 0o755)
+        _folder(self._run, 0o700)
         _folder(self._run / "b", 0o700)
         kept = {binding.id for binding in self.broker.bindings.all()}
         for stale in (self._run / "b").iterdir():
@@ -123,6 +126,19 @@ class Service:
             return False
         await self._end(binding, reason)
         return True
+
+    async def standing(self, id: str) -> dict[str, Any]:
+        """Whether a binding still gives data: `{"stands", "code", "reason"}`. The Hub ends servers whose does not."""
+        binding = self.listening.get(id)
+        if binding is None or binding.over:
+            return {"stands": False, "code": "binding-over", "reason": "The binding is over."}
+        try:
+            groups = await self.broker.directory.groups(binding.user)
+            self.broker.permit(Caller.of(binding, groups))
+        except WorkbenchError as error:
+            if error.http_status in ENDED:
+                return {"stands": False, "code": error.code, "reason": error.reason}
+        return {"stands": True, "code": "", "reason": ""}
 
     async def _open(self, binding: Binding) -> Path:
         folder = _folder(self._run / "b" / binding.id, 0o755)

@@ -14,12 +14,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 from workbench.errors import WorkbenchError
 from workbench.reports.unix import UnixConnection
 from workbench.settings import Settings
 
 ANSWER_SECONDS = 60.0
+TELL_SECONDS = 10.0
 SOCKET = Path("control") / "control.sock"
 
 
@@ -97,8 +99,18 @@ class Control:
             with contextlib.suppress(BrokerDown, BindingRefused):
                 self._ask("DELETE", f"/bindings/{bound.id}", None)
 
-    def _ask(self, method: str, path: str, body: Mapping[str, Any] | None) -> dict[str, Any]:
-        connection = UnixConnection(str(self.path), ANSWER_SECONDS)
+    def audit_events(self, filters: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """The newest events of the audit log, oldest first; `filters`: user, grant, since, limit."""
+        return list(self._ask("GET", f"/audit?{urlencode(filters)}", None)["events"])
+
+    def tell(self, event: str, **said: str) -> None:
+        """Puts an event into the broker's audit log; raises BrokerDown or BindingRefused where that cannot be."""
+        self._ask("POST", "/events", {"event": event, **said}, TELL_SECONDS)
+
+    def _ask(
+        self, method: str, path: str, body: Mapping[str, Any] | None, seconds: float = ANSWER_SECONDS
+    ) -> dict[str, Any]:
+        connection = UnixConnection(str(self.path), seconds)
         try:
             payload = None if body is None else json.dumps(body)
             headers = {} if body is None else {"Content-Type": "application/json"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,8 @@ from jupyterhub.services.auth import HubOAuthCallbackHandler, HubOAuthenticated
 from tornado.web import Application, ErrorHandler, RedirectHandler, RequestHandler, authenticated
 
 from workbench.errors import WorkbenchError
+from workbench.lake.release import list_releases
+from workbench.reports.control import Control
 from workbench.reports.history import Status
 from workbench.reports.readers import Shelf, open_output, readable
 from workbench.reports.schedule import Schedules
@@ -37,6 +40,8 @@ HEADERS = {
     "Permissions-Policy": "camera=(), microphone=(), geolocation=(), display-capture=()",
 }
 HISTORY_ROWS = 20
+AUDITORS = "auditors"
+"""The group that reads the audit log."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +59,7 @@ class Row:
     synthetic: bool
 
 
-class _Page(HubOAuthenticated, RequestHandler):  # type: ignore[misc]
+class Page(HubOAuthenticated, RequestHandler):  # type: ignore[misc]
     """What every page shares: the login, the headers, errors in words."""
 
     @property
@@ -88,6 +93,8 @@ class _Page(HubOAuthenticated, RequestHandler):  # type: ignore[misc]
                 user=user,
                 home=self.settings["home"],
                 index=self.settings["prefix"],
+                synthetic=any(release.synthetic for release in list_releases(self.here.lake)),
+                auditor=bool(self.current_user) and AUDITORS in self.groups,
                 **facts,
             )
         )
@@ -105,7 +112,7 @@ class _Page(HubOAuthenticated, RequestHandler):  # type: ignore[misc]
         )
 
 
-class Index(_Page):
+class Index(Page):
     """`/`: the reports that the user may read."""
 
     @authenticated  # type: ignore[untyped-decorator]
@@ -160,17 +167,17 @@ class Index(_Page):
         )
 
 
-class View(_Page):
+class View(Page):
     """`/view/GRANT/REPORT/KEY`: one report, for holders of its grant."""
 
     @authenticated  # type: ignore[untyped-decorator]
-    def get(self, grant: str, report: str, key: str) -> None:
+    async def get(self, grant: str, report: str, key: str) -> None:
         try:
             output = open_output(self.here, self.groups, grant, report, key)
             html = output.html() if output else ""
         except WorkbenchError as error:
-            self._viewed(grant, report, key, allowed=False, code=error.code)
-            self.say(error, "This report is not open to you")
+            if await self._viewed(grant, report, key, allowed=False, code=error.code):
+                self.say(error, "This report is not open to you")
             return
         if output is None:
             self.set_status(404)
@@ -181,21 +188,33 @@ class View(_Page):
                 hint="",
             )
             return
-        self._viewed(grant, report, key, allowed=True, code="")
+        if not await self._viewed(grant, report, key, allowed=True, code=""):
+            return
         self.set_header("Content-Security-Policy", REPORT_POLICY)
         self.set_header("Content-Type", "text/html; charset=utf-8")
         back = f'<a class="back" href="{self.settings["prefix"]}">← All reports</a>'
         self.finish(html.replace('<main class="report">', f'<main class="report">{back}', 1))
 
-    def _viewed(self, grant: str, report: str, key: str, *, allowed: bool, code: str) -> None:
+    async def _viewed(self, grant: str, report: str, key: str, *, allowed: bool, code: str) -> bool:
+        """Writes the reading down, in the broker's log too; where that fails the answer is a refusal (and False)."""
+        user = str(self.current_user["name"])
+        event, outcome = ("report-viewed", "answered") if allowed else ("report-refused", "refused")
+        said = {"report": report, "grant": grant, "user": user, "outcome": outcome, "key": key, "code": code}
+        try:
+            await asyncio.to_thread(lambda: Control(self.here).tell(event, **said))
+        except WorkbenchError:
+            trouble = WorkbenchError(
+                "This reading cannot be written down, so no report is shown.",
+                hint="Try again in a minute; if this stays, tell your operator.",
+                code="audit-unavailable",
+                http_status=503,
+            )
+            self.say(trouble, "Reports cannot be shown now")
+            return False
         self.schedules.history.viewed(
-            user=str(self.current_user["name"]),
-            grant=grant,
-            report=report,
-            key=key,
-            allowed=allowed,
-            code=code,
+            user=user, grant=grant, report=report, key=key, allowed=allowed, code=code
         )
+        return True
 
 
 def _state(shelf: Shelf) -> tuple[str, str, str]:
@@ -228,12 +247,15 @@ def application(
     here: Settings, schedules: Schedules, prefix: str, home: str, cookie_secret: bytes
 ) -> Application:
     """The tornado application below `prefix` (ends with a slash)."""
+    from workbench.reports.audit_page import AuditLog
+
     name = r"([a-z0-9][a-z0-9_.-]*)"
     return Application(
         [
             (prefix, Index),
             (prefix.rstrip("/"), RedirectHandler, {"url": prefix}),
             (f"{prefix}view/{name}/{name}/{name}", View),
+            (f"{prefix}audit", AuditLog),
             (f"{prefix}oauth_callback", HubOAuthCallbackHandler),
         ],
         cookie_secret=cookie_secret,
