@@ -140,7 +140,8 @@ def test_fum_is_one_plain_statement() -> None:
 
 
 def test_the_broker_s_gate_admits_fum() -> None:
-    gate = pytest.importorskip("workbench.broker.gate")
+    from workbench.broker import gate
+
     tables = {name: list(table.columns) for name, table in dictionary().items()}
     expression = evidence.from_claims(Tables.unbound(), FUM, 2025)
     admitted = gate.admit(ibis.to_sql(expression, dialect="duckdb"), tables)
