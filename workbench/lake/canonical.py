@@ -56,13 +56,17 @@ def _provider(con: duckdb.DuckDBPyConnection) -> None:
 
 
 def _joined_spans(source: str, by: str) -> str:
-    """Touching and overlapping spans of equal `by` as one: gaps and islands."""
-    return f"""SELECT {by}, min(start_date) AS start_date, max(end_date) AS end_date FROM (
-      SELECT *, sum(new) OVER (PARTITION BY {by} ORDER BY start_date, end_date ROWS UNBOUNDED PRECEDING) AS island
-      FROM (SELECT *, CASE WHEN start_date <= 1 + max(end_date) OVER (PARTITION BY {by}
-          ORDER BY start_date, end_date ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) THEN 0 ELSE 1 END AS new
-        FROM ({source})))
-    GROUP BY {by}, island"""
+    """Touching and overlapping spans of equal `by` as one.
+
+    `reached` is the last day of the spans before: at the first span of an island it is the end of the island before.
+    """
+    return f"""SELECT {by}, start_date,
+        coalesce(lead(reached) OVER (PARTITION BY {by} ORDER BY start_date), last) AS end_date FROM (
+      SELECT {by}, start_date,
+        max(end_date) OVER (w ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS reached,
+        max(end_date) OVER (w ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING) AS last
+      FROM ({source}) WINDOW w AS (PARTITION BY {by} ORDER BY start_date, end_date)
+      QUALIFY reached IS NULL OR start_date > 1 + reached)"""
 
 
 def _eligibility(con: duckdb.DuckDBPyConnection) -> None:
@@ -156,9 +160,8 @@ def _codes(con: duckdb.DuckDBPyConnection) -> None:
     """
     con.execute(
         """CREATE TABLE diagnosis AS
-        WITH said AS (SELECT DISTINCT claim_id, diagnoses FROM stage.medical_line WHERE len(diagnoses) > 0),
-        one AS (SELECT claim_id, dx.role, dx.code_system, dx.code, min(dx.position) AS position
-          FROM (SELECT claim_id, unnest(diagnoses) AS dx FROM said) GROUP BY ALL),
+        WITH one AS (SELECT claim_id, dx.role, dx.code_system, dx.code, min(dx.position) AS position
+          FROM (SELECT claim_id, unnest(diagnoses) AS dx FROM stage.medical_line) GROUP BY ALL),
         placed AS (SELECT *,
             row_number() OVER (PARTITION BY claim_id, role, position ORDER BY code_system, code) AS nth,
             max(position) OVER (PARTITION BY claim_id, role) AS highest FROM one)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import date
+from functools import cache
 from typing import TYPE_CHECKING
 
 import ibis
@@ -93,7 +94,8 @@ def _spans(con: duckdb.DuckDBPyConnection) -> None:
         """CREATE OR REPLACE TEMP TABLE extra AS SELECT source_file, source_row,
           first_value((county_code, aid_code, medical, pharmacy, behavioral, end_date)) OVER w
             = (county_code, aid_code, medical, pharmacy, behavioral, end_date) AS same
-        FROM stage.eligibility
+        FROM stage.eligibility SEMI JOIN (SELECT member_id, organisation_id, start_date
+          FROM stage.eligibility GROUP BY ALL HAVING count(*) > 1) USING (member_id, organisation_id, start_date)
         WINDOW w AS (PARTITION BY member_id, organisation_id, start_date
           ORDER BY end_date DESC, source_file DESC, source_row DESC)
         QUALIFY row_number() OVER w > 1"""
@@ -156,38 +158,51 @@ def _claim_ids(con: duckdb.DuckDBPyConnection, table: str) -> None:
 
 
 def _versions(con: duckdb.DuckDBPyConnection, table: str, kind: str) -> None:
-    lines = ibis.table(
-        {
-            "claim_id": "string",
-            "version": "int32",
-            "line_number": "int32",
-            "claim_status": "string",
-            "member_id": "string",
-            "source_file": "int16",
-            "source_row": "int64",
-        },
-        name=table,
-        database="stage",
+    """Settles versions, voids and repeats. A claim of one version without a repeated or void line is final as it is."""
+    con.execute(
+        f"""CREATE OR REPLACE TEMP TABLE unsettled AS SELECT {", ".join(_VERSIONED)} FROM stage.{table}
+        WHERE claim_id IN (SELECT claim_id FROM stage.{table} GROUP BY claim_id
+          HAVING min(version) <> max(version) OR count(*) <> count(DISTINCT line_number)
+            OR bool_or(claim_status = '{versions.VOID}'))"""
     )
-    outcomes = ibis.to_sql(versions.line_outcomes(lines, ("source_file", "source_row")), dialect="duckdb")
-    versioned = ibis.to_sql(versions.claim_versions(lines), dialect="duckdb")
-    con.execute(f"CREATE OR REPLACE TEMP TABLE outcomes AS {outcomes}")
+    outcomes, versioned = _version_queries(table)
+    con.execute(f"CREATE OR REPLACE TEMP TABLE gone AS FROM ({outcomes}) WHERE outcome <> '{versions.FINAL}'")
     con.execute(f"CREATE TABLE {kind}_version AS SELECT '{kind}' AS kind, * FROM ({versioned})")
     if kind == "pharmacy":
         _one_line_per_claim(con)
-    con.execute("CREATE OR REPLACE TEMP TABLE gone AS FROM outcomes WHERE outcome <> 'final'")
-    con.execute(
-        f"""INSERT INTO stage.set_aside BY NAME
-        SELECT source_file, source_row, {_case(OUTCOME_REASON)} AS reason
-        FROM (SELECT source_file, source_row, max(outcome) AS outcome FROM gone GROUP BY ALL) g
-        WHERE NOT EXISTS (FROM outcomes o WHERE o.outcome = 'final'
-          AND o.source_file = g.source_file AND o.source_row = g.source_row)"""
-    )
     con.execute(
         f"""DELETE FROM stage.{table} USING gone g WHERE {table}.source_file = g.source_file
         AND {table}.source_row = g.source_row AND {table}.line_number = g.line_number"""
     )
-    con.execute("DROP TABLE outcomes; DROP TABLE gone")
+    con.execute(
+        f"""INSERT INTO stage.set_aside BY NAME
+        SELECT source_file, source_row, {_case(OUTCOME_REASON)} AS reason
+        FROM (SELECT source_file, source_row, max(outcome) AS outcome FROM gone GROUP BY ALL)
+        ANTI JOIN stage.{table} USING (source_file, source_row)"""
+    )
+    con.execute("DROP TABLE unsettled; DROP TABLE gone")
+
+
+_VERSIONED = {
+    "claim_id": "string",
+    "version": "int32",
+    "line_number": "int32",
+    "claim_status": "string",
+    "member_id": "string",
+    "source_file": "int16",
+    "source_row": "int64",
+}
+
+
+@cache
+def _version_queries(table: str) -> tuple[str, str]:
+    """SQL of the outcomes of the lines that are not settled, and of all versions."""
+    some = ibis.table(_VERSIONED, name="unsettled")
+    lines = ibis.table(_VERSIONED, name=table, database="stage")
+    outcomes = versions.line_outcomes(some, ("source_file", "source_row"))
+    both = (outcomes, versions.claim_versions(lines))
+    first, second = (str(ibis.to_sql(query, dialect="duckdb")) for query in both)
+    return first, second
 
 
 def _case(values: Mapping[str, str]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import date, timedelta
+from functools import cache
 from typing import TYPE_CHECKING
 
 import ibis
@@ -90,13 +91,11 @@ def measure_events(con: duckdb.DuckDBPyConnection, through: date) -> None:
     _claims_without_part2(con)
     years = measure_years(con, through)
     database = con.execute("SELECT current_database()").fetchall()[0][0]
-    tables = Tables.unbound()
     for measure in MEASURES.values():
         known = sorted(set(years) & set(measure.years)) if measure.event else []
         if not known:
             continue
-        found = [measure.events(tables, year).mutate(measure_year=ibis.literal(year)) for year in known]
-        events = ibis.to_sql(ibis.union(*found) if len(found) > 1 else found[0], dialect="duckdb")
+        events = _events(measure.name, tuple(known))
         con.execute(f"CREATE OR REPLACE TEMP TABLE events AS FROM ({events}) WHERE denominator")
         con.execute(f"SET search_path = '{database}.{WITHOUT_PART2},{database}.main'")
         con.execute(f"CREATE OR REPLACE TEMP TABLE fewer_events AS FROM ({events}) WHERE denominator")
@@ -108,6 +107,14 @@ def measure_events(con: duckdb.DuckDBPyConnection, through: date) -> None:
         for basis, source in ((ALL, "events"), (WITHOUT_PART2, "fewer_events")):
             _insert_events(con, measure.name, measure.numerators, basis, source)
         con.execute("DROP TABLE events; DROP TABLE fewer_events")
+
+
+@cache
+def _events(measure: str, years: tuple[int, ...]) -> str:
+    """SQL of the events of all years, with `measure_year`. Kept, because it takes the compiler a second."""
+    tables = Tables.unbound()
+    found = [MEASURES[measure].events(tables, year).mutate(measure_year=ibis.literal(year)) for year in years]
+    return str(ibis.to_sql(ibis.union(*found) if len(found) > 1 else found[0], dialect="duckdb"))
 
 
 def _insert_events(

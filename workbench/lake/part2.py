@@ -111,9 +111,11 @@ def _medical() -> str:
 
 
 def _pharmacy() -> str:
-    return f"""SELECT claim_id, 'drug' AS reason FROM pharmacy_claim p JOIN part2_code k
-          ON p.fill_date BETWEEN k.valid_from AND k.valid_through AND {_drug("p.drug_name")}
-          WHERE k.code_system = 'INGREDIENT'
+    return f"""SELECT claim_id, 'drug' AS reason FROM pharmacy_claim p JOIN (
+            SELECT d.drug_name, k.valid_from, k.valid_through
+            FROM (SELECT DISTINCT drug_name FROM pharmacy_claim) d JOIN part2_code k ON {_drug("d.drug_name")}
+            WHERE k.code_system = 'INGREDIENT') listed
+          ON p.drug_name = listed.drug_name AND p.fill_date BETWEEN listed.valid_from AND listed.valid_through
         UNION ALL SELECT claim_id, 'provider' FROM pharmacy_claim
           WHERE prescriber_npi IN (FROM program) OR pharmacy_npi IN (FROM program)"""
 

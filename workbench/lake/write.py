@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from workbench.errors import WorkbenchError
@@ -91,7 +92,7 @@ def write_set_aside(
     place = folder / "set_aside"
     place.mkdir(exist_ok=True)
     path = place / f"{number:03d}-{file.kind}.parquet"
-    con.register("sent", layout.records(file))
+    con.register("sent", _sent(con, layout, file, number))
     try:
         con.execute(
             f"""COPY (SELECT '{file.name.replace("'", "''")}' AS source, a.source_row, a.reason,
@@ -104,6 +105,16 @@ def write_set_aside(
         con.unregister("sent")
     rows = pq.read_metadata(path).num_rows
     return {"file": path.relative_to(folder).as_posix(), "rows": rows, "sha256": seal(path)}
+
+
+def _sent(con: duckdb.DuckDBPyConnection, layout: Layout, file: SourceFile, number: int) -> pa.Table:
+    """The records of the rows of one file that were set aside."""
+    wanted = con.execute(
+        "SELECT DISTINCT source_row FROM stage.set_aside WHERE source_file = ?", [number]
+    ).fetchnumpy()["source_row"]
+    rows = layout.records(file)
+    found = [batch.filter(pc.is_in(batch["source_row"], pa.array(wanted, pa.int64()))) for batch in rows]
+    return pa.Table.from_batches(found, rows.schema)
 
 
 def seal(path: Path) -> str:

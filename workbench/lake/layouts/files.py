@@ -57,7 +57,9 @@ def _lines(path: Path, skip: int, stop: int | None) -> Iterator[pa.RecordBatch]:
         split: pa.Array = pc.split_pattern(_as_array(block), b"\n").values
         numbers = pa.array(np.arange(first, first + count), pa.int64())
         text, damaged = _decode(split)
-        yield pa.record_batch([numbers, pc.utf8_rtrim(text, "\r"), damaged], schema=LINES)
+        if b"\r" in block:
+            text = pc.utf8_rtrim(text, "\r")
+        yield pa.record_batch([numbers, text, damaged], schema=LINES)
 
 
 def row_blocks(path: Path, skip: int, stop: int | None) -> Iterator[tuple[int, int, bytes]]:
