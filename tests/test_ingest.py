@@ -255,3 +255,34 @@ def test_ingest_check_of_one_file_answers_for_that_file(tmp_path: Path) -> None:
 
 def test_ingest_check_refuses_a_folder_that_is_not_there(tmp_path: Path) -> None:
     assert isinstance(run(str(tmp_path / "nothing")).exception, WorkbenchError)
+
+
+@pytest.mark.parametrize(
+    ("ends", "kinds"),
+    [
+        ("\n", {"short row", "long row"}),
+        ("\n", {"short row", "long row", "not UTF-8"}),
+        ("\r\n", {"short row"}),
+    ],
+    ids=["lines of other widths", "and other encodings", "Windows line ends"],
+)
+def test_rows_that_do_not_fit_take_no_other_row_with_them(tmp_path: Path, ends: str, kinds: set[str]) -> None:
+    """Odd rows are the first, the last, alone and one after another."""
+    sent = rows("MC", [line(f"c{n}") for n in range(9)])
+    places = {0: "short row", 3: "long row", 4: "short row", 6: "not UTF-8", 8: "long row"}
+    chosen = {n: reason for n, reason in places.items() if reason in kinds}
+    make: dict[str, Callable[[str], str]] = {
+        "short row": lambda text: text[:40],
+        "long row": lambda text: text + "|",
+        "not UTF-8": lambda text: text.replace("I10", "I1¤"),
+    }
+    drop = Drop(tmp_path / "d", {"ME_a.txt": year()})
+    path = drop.write() / "MC_a.txt"
+    drop.text("MC_a.txt", [make[chosen[n]](text) if n in chosen else text for n, text in enumerate(sent)])
+    path.write_bytes(path.read_bytes().replace("¤".encode(), b"\xff").replace(b"\n", ends.encode()))
+    release = build(drop.folder, tmp_path / "lake")
+    [entry] = [e for e in release.manifest["set_aside"] if "-MC" in e["file"]]
+    aside = pq.read_table(release.path / entry["file"]).to_pylist()
+    assert {row["source_row"] - 1: row["reason"] for row in aside} == chosen
+    kept = {c["claim_id"] for c in pq.read_table(release.parts("medical_claim")[0]).to_pylist()}
+    assert kept == {f"c{n}" for n in range(9) if n not in chosen}
