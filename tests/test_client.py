@@ -67,6 +67,17 @@ def test_rows_reach_pandas_polars_and_arrow_alike(ana: Session) -> None:
     assert result.arrow().schema.field("birth_date").type == pa.date32()
 
 
+def test_a_measure_names_plans_and_not_their_ids(ana: Session) -> None:
+    rates = ana.measure("FUM", year=2025, visible_only=True).rates("plan")
+    assert set(rates["plan"]) == {"Sierra Vista Health Plan"}
+
+
+def test_whoami_shows_the_whole_verdict(ana: Session) -> None:
+    shown = ana.whoami()._repr_html_()
+    assert ana.fitness["complete_through"] in shown
+    assert "…" not in shown
+
+
 def test_money_stays_exact(ana: Session) -> None:
     amount = ana.sql("select sum(paid_amount) as paid from medical_claim_line").arrow()["paid"][0].as_py()
     lines = ana.sql("select count(*) as n from medical_claim_line").arrow()["n"][0].as_py()

@@ -148,3 +148,11 @@ def test_every_breakdown_draws_with_the_rate_of_all(by: str | None) -> None:
     assert "Emergency visits for mental illness" in said
     if by in ("race", "county", "plan"):
         assert "all: 66.7%" in [text.get_text() for text in figure.axes[0].texts]
+
+
+def test_a_plan_without_a_known_name_keeps_its_id() -> None:
+    plain = result()
+    ids = set(plain.rates("plan")["plan"])
+    known = sorted(ids)[0]
+    named = dataclasses.replace(plain, plans={known: "A Plan With a Name"})
+    assert set(named.rates("plan")["plan"]) == (ids - {known}) | {"A Plan With a Name"}

@@ -78,7 +78,8 @@ def from_rows(
         else evidence.from_claims(t, measure, year)
     )
     rows = broker.query(str(ibis.to_sql(events, dialect="duckdb")), dict(address))
-    result = MeasureResult(measure, year, rows.table.to_pandas(), fit, rows.synthetic)
+    plans = _plans(broker, address) if by == "plan" and "organisation" in schemas else {}
+    result = MeasureResult(measure, year, rows.table.to_pandas(), fit, rows.synthetic, plans=plans)
     rates = result.rates(by or ()).rename(columns={by: "group"} if by else {})
     listed = [
         {k: (None if v != v else v) for k, v in row.items() if k != "people"}
@@ -121,6 +122,11 @@ def from_tables(
         str(answer.get("release", "")),
         bool(answer.get("synthetic")),
     )
+
+
+def _plans(broker: Operator, address: Mapping[str, Any]) -> dict[str, str]:
+    rows = broker.query("select organisation_id, name from organisation where kind = 'mcp'", dict(address))
+    return {row["organisation_id"]: row["name"] for row in rows.table.to_pylist()}
 
 
 def _ibis_type(duckdb_type: str) -> str:

@@ -31,8 +31,8 @@ def county_map(tabulation: Tabulation) -> str:
     width = max(c.tile_col for c in counties().values()) * (SIDE + GAP)
     height = max(c.tile_row for c in counties().values()) * (SIDE + GAP)
     words = [
-        f'<text x="0" y="{height - 24}" font-size="9" fill="{SOFT}">hatched: {html.escape(tabulation.mark)}</text>',
-        f'<text x="0" y="{height - 10}" font-size="9" fill="{SOFT}">pale: nobody</text>',
+        f'<text x="0" y="{height - 24}" font-size="8" fill="{SOFT}">hatched: {html.escape(tabulation.mark)}</text>',
+        f'<text x="0" y="{height - 10}" font-size="8" fill="{SOFT}">pale: nobody</text>',
     ]
     if tabulation.synthetic:
         words.append(

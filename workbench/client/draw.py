@@ -42,6 +42,8 @@ def draw(tabulation: Tabulation, *, width: str = "wide", bare: bool = False) -> 
     if hidden > MOST_HIDDEN_BARS:
         empty = ~frame["hidden"] & (frame[value].isna() | (frame[value] == 0))
         frame = frame[~frame["hidden"] & ~empty]
+        if frame.empty:
+            frame = _bars_of_none(hidden, value)
         left_out = f"{hidden} rows are {tabulation.mark}" + (
             f", {int(empty.sum())} are empty" if empty.any() else ""
         )
@@ -73,6 +75,15 @@ def _bars(tabulation: Tabulation, value: str, *, ranked: bool) -> pd.DataFrame:
     if ranked:
         records.sort(key=lambda r: (r["hidden"], r[value] is None, -(r[value] or 0), r["label"]))
     return pd.DataFrame(records, columns=["label", "hidden", *tabulation.values])
+
+
+def _bars_of_none(hidden: int, value: str) -> pd.DataFrame:
+    """One hidden bar in place of a plot without bars."""
+    import pandas as pd
+
+    return pd.DataFrame([{"label": f"All {hidden} with anybody", "hidden": True, value: None}]).reindex(
+        columns=["label", "hidden", "denominator", "met", "rate", "value"]
+    )
 
 
 def _months(tabulation: Tabulation, series: list[str]) -> pd.DataFrame:

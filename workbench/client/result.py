@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 END_OF_STREAM = b"\xff\xff\xff\xff\x00\x00\x00\x00"
 """Arrow's end mark (IPC streaming format). pyarrow takes a missing one for a normal end, so it is checked here."""
 FIRST_ROWS = 10
+WAITING = "Waiting for the first rows"
 PREVIEW_BYTES = 32 << 20
 """A notebook shows how many rows there are only where finding out keeps less than this in memory."""
 
@@ -59,7 +60,8 @@ class ArrowStream:
         self.provenance = Provenance.from_headers(response.headers)
         self._body = _Body(response)
         try:
-            self._reader = pa.ipc.open_stream(self._body)
+            with Progress(WAITING):
+                self._reader = pa.ipc.open_stream(self._body)
         except (pa.ArrowInvalid, OSError, http.client.HTTPException) as failure:
             self.close()
             raise _cut_off(0) from failure
@@ -68,7 +70,7 @@ class ArrowStream:
     def __iter__(self) -> Iterator[pa.RecordBatch]:
         rows = 0
         try:
-            with Progress() as progress:
+            with Progress(WAITING) as progress:
                 while True:
                     try:
                         batch = self._reader.read_next_batch()

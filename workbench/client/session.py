@@ -56,7 +56,7 @@ class Whoami(dict[str, Any]):
             facts.append(["42 CFR Part 2", "included" if self["part2"] else "not included"])
         fitness = self.get("fitness")
         if fitness:
-            facts.append(["fitness", describe(fitness)])
+            facts.append(["fitness", show.Words(describe(fitness).removeprefix("Fitness: "))])
         return facts
 
 

@@ -18,7 +18,7 @@ _PANEL = (
     "border:1px solid #cbd5e1;border-radius:6px;display:inline-block;max-width:100%;overflow-x:auto"
 )
 _HEAD = "text-align:left;padding:4px 12px;background:#f1f5f9;color:#0f172a;font-weight:600;white-space:nowrap"
-_CELL = "padding:3px 12px;border-top:1px solid #e2e8f0;white-space:nowrap;color:#0f172a"
+_CELL = "padding:3px 12px;border-top:1px solid #e2e8f0;white-space:nowrap;color:#0f172a;text-align:left"
 _MARK = (
     "display:inline-block;background:#b45309;color:#fff;font-weight:700;font-size:11px;letter-spacing:.04em;"
     "border-radius:3px;padding:1px 6px;margin-right:8px"
@@ -29,10 +29,16 @@ class Raw(str):
     """HTML that is already safe."""
 
 
+class Words(str):
+    """A sentence: shown whole, over as many lines as it needs."""
+
+
 def cell(value: object) -> str:
     """One value as text: empty for NULL, cut where it is long."""
     if value is None:
         return ""
+    if isinstance(value, Words):
+        return value
     text = (
         f"{value:,}"
         if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 10_000
@@ -54,6 +60,8 @@ def html_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 def _html_cell(value: object) -> str:
     if isinstance(value, Raw):
         return f'<td style="{_CELL}">{value}</td>'
+    if isinstance(value, Words):
+        return f'<td style="{_CELL};white-space:normal;max-width:60ch">{html.escape(value)}</td>'
     if value is None:
         return f'<td style="{_CELL};color:#94a3b8">–</td>'
     align = ";text-align:right" if isinstance(value, int | float) and not isinstance(value, bool) else ""

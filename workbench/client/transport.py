@@ -87,7 +87,7 @@ def _patiently(send: Callable[[], http.client.HTTPResponse]) -> http.client.HTTP
     """Repeats `send` while the broker builds the slice or asks to wait; raises the typed error for the rest."""
     deadline = time.monotonic() + SLICE_BUILD_SECONDS
     busy = 0
-    with Progress() as progress:
+    with Progress("The broker is working on it") as progress:
         while True:
             response = send()
             if response.status == 200:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -37,6 +37,8 @@ class MeasureResult:
     synthetic: bool
     source: str = ""
     """Grant and release, as they stand under plots."""
+    plans: Mapping[str, str] = field(default_factory=dict)
+    """Id -> name of the organisations of the slice; a breakdown by plan shows names where they are known."""
 
     @property
     def verdict(self) -> str:
@@ -55,7 +57,7 @@ class MeasureResult:
         """
         names = [by] if isinstance(by, str) else list(by)
         ways = [breakdown(name, self.events.columns) for name in names]
-        frame = self.counted.assign(**{way.name: way.labels(self.counted[way.column]) for way in ways})
+        frame = self.counted.assign(**{way.name: self._labels(way) for way in ways})
         parts = [self._rate(frame, names, numerator) for numerator in self.measure.numerators]
         rates = pd.concat(parts, ignore_index=True)
         return _in_order(rates, ways)
@@ -113,6 +115,10 @@ class MeasureResult:
             overall=overall if overall == overall else None,
             width=width,
         )
+
+    def _labels(self, way: Breakdown) -> pd.Series:
+        labels = way.labels(self.counted[way.column])
+        return labels.map(lambda label: self.plans.get(label, label)) if way.name == "plan" else labels
 
     def _rate(self, frame: pd.DataFrame, names: list[str], numerator: str) -> pd.DataFrame:
         rows = frame.assign(
