@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+from html import escape
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -36,6 +37,14 @@ POLICY = "; ".join(
 )
 """Voila's own modules need inline scripts and eval; no source names another host, so nothing goes there. The sandbox
 leaves out downloads, new windows and leaving the page."""
+
+NOTHING_POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+NO_SUCH_PAGE = """<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>No such page · Workbench</title>
+<meta name="viewport" content="width=device-width, initial-scale=1"><style>
+body { margin: 0; background: #f4f6f8; color: #1e293b; font: 17px/1.5 "Segoe UI", system-ui, "DejaVu Sans", sans-serif; }
+main { max-width: 34em; margin: 12vh auto 0; padding: 0 20px; } h1 { color: #0f2a43; font-size: 26px; } a { color: #0b6e75; }
+</style></head><body><main><h1>There is no such page</h1><p>This address shows one app and nothing else.</p>
+<p><a href="BASE">Open the app</a> · <a href="/hub/home">Home</a></p></main></body></html>"""
 
 MESSAGES = ["comm_open", "comm_close", "comm_msg", "comm_info_request", "kernel_info_request"]
 """What a browser may send to a kernel: widget traffic. Execute, inspect, complete, history, debug and shutdown are
@@ -90,6 +99,7 @@ def server_class() -> Any:
     """Voila with the Hub's identity and what a viewer may do. Built late: importing Voila costs a second."""
     from jupyterhub.services.auth import HubOAuth
     from jupyterhub.singleuser.extension import JupyterHubAuthorizer, JupyterHubIdentityProvider
+    from tornado.web import RequestHandler
     from traitlets import default
     from voila.app import Voila
 
@@ -114,6 +124,18 @@ def server_class() -> Any:
             base = os.environ["JUPYTERHUB_SERVICE_PREFIX"].rstrip("/")
             return [(base + handler[0], *handler[1:]) for handler in super().get_handlers()]
 
+    class NoSuchPage(RequestHandler):  # type: ignore[misc]
+        """What answers where nothing is: the way to the app, in words; its address without the last slash leads there."""
+
+        def prepare(self) -> None:
+            base = str(self.settings["base_url"])
+            self.set_header("Content-Security-Policy", NOTHING_POLICY)
+            if self.request.path == base.rstrip("/"):
+                self.redirect(base)
+                return
+            self.set_status(404)
+            self.finish(NO_SUCH_PAGE.replace("BASE", escape(base, quote=True)))
+
     class App(Voila):  # type: ignore[misc]
         """One app under one grant."""
 
@@ -131,6 +153,7 @@ def server_class() -> Any:
             settings["xsrf_cookies"] = False  # jupyter_server checks by itself, as in jupyterhub-singleuser
             settings["headers"] = {"Content-Security-Policy": POLICY, "Referrer-Policy": "same-origin"}
             settings["login_url"] = None
+            settings["default_handler_class"] = NoSuchPage
             self.identity_provider.token_generated = False
             return settings
 

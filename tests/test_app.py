@@ -294,6 +294,14 @@ def test_no_other_door_is_open(site: Site, page: Page, path: str, method: str) -
     assert "wb.connect" not in final.text()
 
 
+def test_an_address_where_nothing_is_says_so_and_leads_back(site: Site, page: Page) -> None:
+    for path in ("nothing", "a/b/c", "lab"):
+        answer = page.goto(site.app + path)
+        assert answer.status == 404
+        assert "There is no such page" in page.inner_text("main")
+        assert page.get_attribute("main a", "href") == "/services/app/"
+
+
 def test_a_viewer_cannot_run_code_or_end_a_kernel_by_rest(site: Site, page: Page) -> None:
     page.goto(site.app)
     page.wait_for_selector(FIGURE)

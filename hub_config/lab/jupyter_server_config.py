@@ -1,7 +1,9 @@
 """Lab's server configuration inside a sandbox; the user's own configuration files are not read."""
 
 import os
+from pathlib import Path
 
+import hub_config
 from hub_config.lab_page import marked_templates
 from hub_config.policy import HEADERS, LAB_POLICY, LabAuthorizer
 
@@ -19,5 +21,8 @@ c.KernelManager.transport = "ipc"
 c.LabApp.extension_manager = "readonly"
 c.LabApp.news_url = None
 c.LabApp.check_for_updates_class = "jupyterlab.NeverCheckForUpdate"
+os.environ["PYTHONSTARTUP"] = str(
+    Path(hub_config.__file__).parent / "lab" / "kernel_start.py"
+)  # kernels inherit it
 if os.environ.get("WORKBENCH_SYNTHETIC") == "1":
     c.LabApp.templates_dir = str(marked_templates())
