@@ -217,7 +217,7 @@ class Cutter:
         con.execute("DROP TABLE header")
 
     def kept_claims(self) -> str:
-        """A SELECT of `kind`, `claim_id`, `member_id`: every claim of the slice once, final versions and others."""
+        """A SELECT of `kind`, `claim_id` and the member's `rank` in `permitted`: every claim of the slice once, final or not."""
         release = self._release
         headers = " UNION ALL ".join(
             f"SELECT {kind} AS kind, claim_id, member_id FROM {release.relation(table)}"
@@ -227,7 +227,10 @@ class Cutter:
             f"SELECT DISTINCT v.kind, v.claim_id, v.member_id FROM {release.relation('claim_version')} v "
             f"ANTI JOIN ({headers}) h ON h.kind = v.kind AND h.claim_id = v.claim_id"
         )
-        kept = f"SELECT c.* FROM ({headers} UNION ALL {others}) c SEMI JOIN permitted p ON p.member_id = c.member_id"
+        kept = (
+            f"SELECT c.kind, c.claim_id, p.rank FROM ({headers} UNION ALL {others}) c "
+            "JOIN permitted p ON p.member_id = c.member_id"
+        )
         if not self._drops_claims:
             return kept
         self.claims()

@@ -57,7 +57,8 @@ PARQUET = "COMPRESSION zstd, COMPRESSION_LEVEL 1"
 
 
 WRITERS = 2
-"""Tables written at the same time: the phases of a COPY that one thread does alone overlap with those of another."""
+"""Tables written at the same time: the phases of a COPY that one thread does alone overlap with those of another.
+Rows that are not sorted anew are copied by one thread a table: several split the row groups differently each time."""
 
 
 class NoRows(WorkbenchError):
@@ -114,6 +115,8 @@ def _build(
     if grant.level != Level.IDENTIFIED:
         con.execute("RESET disabled_optimizers")
         make_tokens(con, cutter, vault, grant.namespace, [name for name in names if served[name]])
+    else:
+        con.execute("SET threads = 1")
     queries = {
         name: _query(release, cutter, grant.level, dictionary()[name], served[name])
         for name in names

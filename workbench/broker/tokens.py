@@ -43,9 +43,8 @@ def make_tokens(
 def _claim_key(con: duckdb.DuckDBPyConnection, cutter: Cutter, vault: Vault, namespace: str) -> None:
     """Makes `claim_key`; tokens are drawn only where the vault has none, so a later build joins the vault once."""
     con.execute(
-        "CREATE TABLE claim_key AS SELECT c.kind, c.claim_id AS id, p.rank AS member_rank, t.token, t.prefix "
-        f"FROM ({cutter.kept_claims()}) c JOIN permitted p ON p.member_id = c.member_id "
-        f"LEFT JOIN {vault.pairs(namespace, 'claim')} t ON t.original = c.claim_id"
+        "CREATE TABLE claim_key AS SELECT c.kind, c.claim_id AS id, c.rank AS member_rank, t.token, t.prefix "
+        f"FROM ({cutter.kept_claims()}) c LEFT JOIN {vault.pairs(namespace, 'claim')} t ON t.original = c.claim_id"
     )
     missing = "SELECT id FROM claim_key WHERE token IS NULL"
     if con.execute(f"{missing} LIMIT 1").fetchall():

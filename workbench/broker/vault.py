@@ -41,6 +41,10 @@ _SCHEMA = pa.schema([("original", pa.string()), ("token", pa.binary(TOKEN_BYTES)
 """`prefix` is the first half of the token as a number: quick to sort by, in the order of the tokens."""
 
 
+_COMPRESSION = {"original": "zstd", "token": "none", "prefix": "none"}
+"""Random bytes do not compress."""
+
+
 class VaultDamaged(WorkbenchError):
     """The database counts a part that is not there."""
 
@@ -126,7 +130,7 @@ def _write(path: Path, missing: pa.RecordBatchReader) -> int:
     rows = 0
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "wb") as sink:
-        with pq.ParquetWriter(sink, _SCHEMA, compression="zstd", use_dictionary=False) as writer:
+        with pq.ParquetWriter(sink, _SCHEMA, compression=_COMPRESSION, use_dictionary=False) as writer:
             for batch in missing:
                 count = batch.num_rows
                 rows += count
