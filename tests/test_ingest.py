@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +62,7 @@ def aside(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, int], tup
         bad[kind] = [
             {f"CDL{kind}005": f"B{n}", **r} if r[f"CDL{kind}005"] else r for n, r in enumerate(bad[kind])
         ]
-    files = {
+    files: dict[str, Iterable[Record]] = {
         "ME_a.txt": [*year(), *bad["ME"]],
         "MC_a.txt": [line(), *bad["MC"]],
         "PC_a.txt": [fill(), *bad["PC"]],
