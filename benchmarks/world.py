@@ -25,10 +25,15 @@ from workbench.lake.synthetic import write
 
 MEMBERS = int(os.environ.get("BENCH_MEMBERS", "80000"))
 FOLDER = PROJECT / "var" / "bench" / str(MEMBERS)
-LEVELS = {"identified": "operations", "limited": "research", "safe_harbor": "research"}
+LEVELS = {
+    "identified": ("bench-identified", "operations", "audit_evaluation_2_53"),
+    "limited": ("bench-limited", "research", "research_2_52"),
+    "safe_harbor": ("bench-safe-harbor", "research", "deidentified_164_514"),
+}
+"""Level -> the grant's name, its purpose, and the basis on which it includes Part 2."""
 SENSITIVE: dict[str, dict[str, str]] = {
     "identified": {"part2": "exclude"},
-    "limited": {"part2": "include", "basis": "research_2_52"},
+    "limited": {"part2": "include", "basis": basis},
     "safe_harbor": {"part2": "include", "basis": "deidentified_164_514"},
 }
 
@@ -51,7 +56,7 @@ def grants(folder: Path) -> None:
     """State-wide grants, one a level, that no demo has: `bench-identified`, `bench-limited`, `bench-safe-harbor`."""
     folder.mkdir(parents=True)
     shutil.copy(PROJECT / "grants" / "organisations.yaml", folder)
-    for level, purpose in LEVELS.items():
+    for level, (name, purpose, basis) in LEVELS.items():
         spec: dict[str, Any] = {
             "name": f"bench-{level.replace('_', '-')}",
             "title": f"Benchmark, {level}",
@@ -67,7 +72,7 @@ def grants(folder: Path) -> None:
             "valid_until": "2035-12-31",
             "channels": ["notebook", "tabulate", "reports"],
         }
-        (folder / f"bench-{level}.yaml").write_text(yaml.safe_dump(spec))
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(spec))
 
 
 @contextmanager
