@@ -31,11 +31,6 @@ LEVELS = {
     "safe_harbor": ("bench-safe-harbor", "research", "deidentified_164_514"),
 }
 """Level -> the grant's name, its purpose, and the basis on which it includes Part 2."""
-SENSITIVE: dict[str, dict[str, str]] = {
-    "identified": {"part2": "exclude"},
-    "limited": {"part2": "include", "basis": basis},
-    "safe_harbor": {"part2": "include", "basis": "deidentified_164_514"},
-}
 
 
 def lake_release() -> Release:
@@ -53,18 +48,18 @@ def lake_release() -> Release:
 
 
 def grants(folder: Path) -> None:
-    """State-wide grants, one a level, that no demo has: `bench-identified`, `bench-limited`, `bench-safe-harbor`."""
+    """State-wide grants, one a level, that no demo has."""
     folder.mkdir(parents=True)
     shutil.copy(PROJECT / "grants" / "organisations.yaml", folder)
     for level, (name, purpose, basis) in LEVELS.items():
         spec: dict[str, Any] = {
-            "name": f"bench-{level.replace('_', '-')}",
+            "name": name,
             "title": f"Benchmark, {level}",
             "groups": ["research-valley"],
             "organisation": {"relation": "state"},
             "level": level,
             "tables": "all",
-            "sensitive": SENSITIVE[level],
+            "sensitive": {"part2": "include", "basis": basis},
             "purposes": [purpose],
             "agreement": "BENCH",
             "approver": "Benchmark",
