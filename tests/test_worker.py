@@ -143,7 +143,7 @@ def test_a_worker_sees_its_slice_and_no_network_and_no_other_user(mount: Mount) 
             interfaces = Path(f"/proc/{lease.process.pid}/net/dev").read_text().splitlines()[2:]
             assert [line.split(":")[0].strip() for line in interfaces] == ["lo"]
             mounts = Path(f"/proc/{lease.process.pid}/mountinfo").read_text()
-            assert " /slice ro" in mounts and str(mount.folder.parent) not in [
+            assert " /slice/tables ro" in mounts and str(mount.folder.parent) not in [
                 line.split()[4] for line in mounts.splitlines()
             ]
             if os.geteuid() == 0:

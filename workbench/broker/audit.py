@@ -43,6 +43,8 @@ from workbench.errors import WorkbenchError
 __all__ = ["SAID", "Audit", "AuditUnavailable", "Finding", "audit_event", "audit_folder", "events", "verify"]
 
 EVENTS_PER_CHECKPOINT = 1_000
+LONGEST_TEXT = 300_000
+"""Characters of one column: the longest statement that the gate admits fits."""
 _ENVIRONMENT = "WORKBENCH_AUDIT"
 """Folder of the checkpoints and of the verification key; by default audit/ beside the broker's state."""
 
@@ -150,18 +152,18 @@ class Audit:
     def _write(self, batch: list[_Order]) -> None:
         seq, link = self._seq, self._link
         rows = []
-        for order in batch:
-            seq += 1
-            row: dict[str, Any] = order.values | {"seq": seq, "at": order.at, "epoch": self._epoch}
-            row["seal"] = seal_of(self._key, row)
-            row["stamp"] = keyed_hash(self._key, row["seal"], row["at"])
-            link = row["link"] = keyed_hash(self._key, link, row["stamp"])
-            rows.append(row)
         try:
+            for order in batch:
+                seq += 1
+                row: dict[str, Any] = order.values | {"seq": seq, "at": order.at, "epoch": self._epoch}
+                row["seal"] = seal_of(self._key, row)
+                row["stamp"] = keyed_hash(self._key, row["seal"], row["at"])
+                link = row["link"] = keyed_hash(self._key, link, row["stamp"])
+                rows.append(row)
             with self._engine.begin() as connection:
                 connection.execute(sa.insert(audit_event), rows)
             self._write_head(seq, link)
-        except (sa.exc.SQLAlchemyError, OSError):
+        except Exception:  # whatever it is, the writer lives on and nothing is served unwritten
             for order in batch:
                 order.future.set_exception(AuditUnavailable())
             self._find_end()
@@ -245,7 +247,13 @@ def events(engine: sa.Engine, *, user: str | None = None, grant: str | None = No
 
 
 def _plain(value: Any) -> Any:
-    return json.dumps(list(value)) if isinstance(value, list | tuple | set) else value
+    """A value as the log keeps it: lists as JSON, texts of a bounded length that every database can store."""
+    if isinstance(value, list | tuple | set):
+        return json.dumps(list(value))
+    if isinstance(value, str):
+        text = value.encode("utf-8", "replace").decode().replace("\0", "?")
+        return text if len(text) <= LONGEST_TEXT else f"{text[:LONGEST_TEXT]}… [{len(text)} characters]"
+    return value
 
 
 def _now() -> str:

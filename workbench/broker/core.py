@@ -37,6 +37,7 @@ AUDITORS = "auditors"
 LONG_STATEMENT = 4_000
 """Characters above which a statement is parsed beside the event loop, not in it."""
 REMEMBERED_QUERIES = 2_000
+REMEMBERED_STATEMENTS = 500
 
 __all__ = ["Answer", "Broker", "Caller", "NotAnAuditor", "SliceBuilding"]
 
@@ -63,6 +64,7 @@ class Broker:
         self._book: tuple[object, GrantBook] | None = None
         self._shelf = Shelf(settings.lake, self.vault, self._record)
         self._releases: dict[str, Release] = {}
+        self._admitted: OrderedDict[tuple[str, str], gate.Admitted] = OrderedDict()
         self._queries: OrderedDict[str, dict[str, Any]] = OrderedDict()
 
     async def close(self) -> None:
@@ -124,7 +126,7 @@ class Broker:
             ready = await self._slice(caller, grant, "slice", wait=wait)
             tables = ready.tables
             said |= {"release": ready.slice.manifest["release"], "slice": ready.slice.id}
-            admitted = await self._admit(sql, tables)
+            admitted = await self._admit(sql, ready)
         except SliceBuilding:
             raise
         except WorkbenchError as refusal:
@@ -357,10 +359,17 @@ class Broker:
         kind: SliceKind = "tabulation" if grant.level == Level.AGGREGATE else "slice"
         return (await self._slice(caller, grant, kind, wait=wait)).slice
 
-    async def _admit(self, sql: str, tables: Mapping[str, tuple[str, ...]]) -> gate.Admitted:
-        if len(sql) < LONG_STATEMENT:
-            return gate.admit(sql, tables, mark=self.audit.mark)
-        return await asyncio.to_thread(gate.admit, sql, tables, mark=self.audit.mark)
+    async def _admit(self, sql: str, ready: Ready) -> gate.Admitted:
+        """The gate's verdict. It rests on the statement and the slice alone, so that one said before still holds."""
+        tables, key = ready.tables, (ready.slice.id, sql)
+        if len(sql) >= LONG_STATEMENT:
+            return await asyncio.to_thread(gate.admit, sql, tables, mark=self.audit.mark)
+        admitted = self._admitted.get(key)
+        if admitted is None:
+            admitted = self._admitted[key] = gate.admit(sql, tables, mark=self.audit.mark)
+            if len(self._admitted) > REMEMBERED_STATEMENTS:
+                self._admitted.popitem(last=False)
+        return admitted
 
     async def _slice(
         self,

@@ -10,7 +10,7 @@ import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Message, Receive, Scope, Send
 
@@ -21,6 +21,10 @@ from workbench.errors import WorkbenchError
 ARROW_STREAM = "application/vnd.apache.arrow.stream"
 MAX_BODY = 2 << 20
 """Bytes of a request's body; the gate's own limit is far below."""
+
+BODY_SECONDS = 30.0
+"""How long a request's body may take."""
+MAX_PARAMETERS, LONGEST_PARAMETER = 20, 100
 
 _log = logging.getLogger("workbench.broker")
 Handler = Callable[[Request], Awaitable[Response]]
@@ -39,12 +43,18 @@ class _CallerGone(Exception):
 async def body_of(request: Request) -> dict[str, Any]:
     """The request's JSON object. Raises BadRequest."""
     raw = bytearray()
-    async for chunk in request.stream():
-        raw += chunk
-        if len(raw) > MAX_BODY:
-            raise BadRequest("The request is too long.", code="too-long", http_status=413)
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            async for chunk in request.stream():
+                raw += chunk
+                if len(raw) > MAX_BODY:
+                    raise BadRequest("The request is too long.", code="too-long", http_status=413)
+    except TimeoutError:
+        raise BadRequest("The request did not come to its end.", code="too-slow", http_status=408) from None
     try:
         value = json.loads(raw)
+        if b"\\u" in raw:
+            json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair is no text
     except (ValueError, RecursionError):
         raise BadRequest("The request is not JSON.", hint="Send a JSON object.") from None
     if not isinstance(value, dict):
@@ -69,6 +79,12 @@ def spec_of(body: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(params, dict):
         raise BadRequest("The parameters of a table are an object.")
     flat = {name: value for name, value in body.items() if name not in _ADDRESS} | params
+    if len(flat) > MAX_PARAMETERS or any(
+        len(f"{name}{value}") > LONGEST_PARAMETER for name, value in flat.items()
+    ):
+        raise BadRequest("The table has more or longer parameters than any table takes.")
+    if "table" in params:
+        raise BadRequest("The table's name does not stand among its parameters.")
     return {"table": text_of(body, "table"), **{str(k): v for k, v in flat.items() if v is not None}}
 
 
@@ -83,6 +99,8 @@ def error_response(error: WorkbenchError) -> Response:
         headers["Retry-After"] = str(error.retry_after)
     elif error.http_status == 503:
         headers["Retry-After"] = "2"
+    elif error.http_status in (408, 413):
+        headers["Connection"] = "close"
     elif error.http_status == 401:
         headers["WWW-Authenticate"] = "Bearer"
     return JSONResponse(content, error.http_status, headers)
@@ -108,6 +126,8 @@ def answering(handler: Handler) -> Handler:
     async def answer(request: Request) -> Response:
         try:
             return await handler(request)
+        except ClientDisconnect:
+            return Response(status_code=499)
         except WorkbenchError as error:
             return error_response(error)
         except Exception as error:
@@ -138,7 +158,7 @@ class ArrowEndpoint:
             async with _while_caller_listens(receive):
                 answer = await self._ask(request)
                 await _stream(answer, telling)
-        except _CallerGone:
+        except (_CallerGone, ClientDisconnect):
             return
         except WorkbenchError as error:
             if not started:

@@ -69,10 +69,18 @@ class PoolLimits:
     memory_bytes: int = field(default_factory=lambda: _share_of_memory())
 
     @property
+    def spill_bytes(self) -> int:
+        """What a big sort or join may put beside its memory, in the sandbox's own /tmp: memory too, gone with it."""
+        return self.memory_bytes // 2
+
+    @property
     def sandbox(self) -> Limits:
         """Of the whole process, above the engine's own limit: a single scalar call can ignore the engine's."""
         return Limits(
-            memory_bytes=self.memory_bytes + (1 << 30), processes=64, tmp_bytes=64 << 20, open_files=1024
+            memory_bytes=self.memory_bytes + self.spill_bytes + (1 << 30),
+            processes=64,
+            tmp_bytes=self.spill_bytes + (32 << 20),
+            open_files=1024,
         )
 
 
@@ -110,6 +118,7 @@ class WorkerProcess:
             "folder": SLICE,
             "tables": {name: list(parts) for name, parts in self.mount.tables.items()},
             "memory_bytes": limits.memory_bytes,
+            "spill_bytes": limits.spill_bytes,
             "threads": limits.threads,
         }
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from starlette.applications import Starlette
@@ -68,7 +69,7 @@ def public_app(broker: Broker) -> Starlette:
         found = broker.audit_events(caller.groups or frozenset(), **audit_filters(request))
         return JSONResponse({"events": found})
 
-    return Starlette(
+    app = Starlette(
         routes=[
             Route("/whoami", answering(whoami)),
             Route("/grants", answering(grants)),
@@ -80,6 +81,8 @@ def public_app(broker: Broker) -> Starlette:
             Route("/audit", answering(audit)),
         ]
     )
+    app.router.redirect_slashes = False
+    return app
 
 
 def decisions(broker: Broker, groups: frozenset[str]) -> list[dict[str, Any]]:
@@ -106,7 +109,7 @@ def audit_filters(request: Request) -> dict[str, Any]:
     """user, grant, since and limit of a request for the audit log."""
     query = request.query_params
     filters: dict[str, Any] = {name: query[name] for name in ("user", "grant", "since") if query.get(name)}
-    if query.get("limit", "").isdigit():
+    if re.fullmatch("[0-9]{1,9}", query.get("limit", "")):
         filters["limit"] = min(int(query["limit"]), 100_000)
     return filters
 

@@ -26,7 +26,7 @@ class UntellableEvent(WorkbenchError):
 def report_event(body: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     """Kind and columns of `{"event", "report", "grant", "user", "outcome"[, "key", "code"]}`. Raises UntellableEvent."""
     event = body.get("event")
-    if event not in REPORT_EVENTS:
+    if not isinstance(event, str) or event not in REPORT_EVENTS:
         raise UntellableEvent(
             "There is no such event to tell.", hint=f"It can be: {', '.join(sorted(REPORT_EVENTS))}."
         )
@@ -41,7 +41,7 @@ def report_event(body: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
         value = body.get(name, "")
         if not isinstance(value, str) or len(value) > longest or not value.isprintable():
             raise UntellableEvent(f"The event's {name!r} is no short text.")
-    return str(event), {
+    return event, {
         "user": body["user"],
         "grant": body["grant"],
         "channel": "reports",

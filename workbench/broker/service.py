@@ -10,25 +10,27 @@ import contextlib
 import ctypes
 import logging
 import os
+import resource
 import shutil
 import signal
 import socket
-import struct
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import uvicorn
 import uvloop
 from starlette.types import ASGIApp, Receive, Scope, Send
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from workbench.broker.bindings import Binding, BindingRefused
 from workbench.broker.caller import Caller
+from workbench.broker.connection import BoundedProtocol, Connections, OperatorProtocol
 from workbench.broker.control import control_app
 from workbench.broker.core import Broker
 from workbench.broker.hub import Directory, directory_from_environment
@@ -65,6 +67,7 @@ class Service:
         self.broker = broker
         self.listening: dict[str, Binding] = {}
         self._servers: dict[str, asyncio.AbstractServer] = {}
+        self._connections: dict[str, Connections] = {}
         self._http = ServerState()
         self._public = public_app(broker)
         self._sweeper: asyncio.Task[None] | None = None
@@ -88,7 +91,10 @@ class Service:
                 await self._open(binding)
         control = _folder(self._run / "control", 0o700)
         self._servers["control"] = await self._listen(
-            control / "control.sock", control_app(self), _OperatorProtocol, 0o600
+            control / "control.sock",
+            control_app(self),
+            partial(OperatorProtocol, Connections(), operator=os.geteuid()),
+            0o600,
         )
         self._sweeper = asyncio.create_task(self._sweep())
 
@@ -142,10 +148,20 @@ class Service:
 
     async def _open(self, binding: Binding) -> Path:
         folder = _folder(self._run / "b" / binding.id, 0o755)
-        app = _bound(self._public, binding)
-        self._servers[binding.id] = await self._listen(folder / SOCKET, app, HttpToolsProtocol, 0o666)
+        app = self._bound(binding)
+        connections = self._connections[binding.id] = Connections()
+        protocol = partial(BoundedProtocol, connections)
+        self._servers[binding.id] = await self._listen(folder / SOCKET, app, protocol, 0o666)
         self.listening[binding.id] = binding
         return folder
+
+    def _bound(self, binding: Binding) -> ASGIApp:
+        async def bound(scope: Scope, receive: Receive, send: Send) -> None:
+            holds = binding.id in self.listening
+            scope["binding"] = binding if holds else replace(binding, expires=binding.created)
+            await self._public(scope, receive, send)
+
+        return bound
 
     async def _end(self, binding: Binding, reason: str) -> None:
         await self.broker.unbind(binding, reason)
@@ -153,10 +169,12 @@ class Service:
         server = self._servers.pop(binding.id, None)
         if server is not None:
             server.close()
+        if connections := self._connections.pop(binding.id, None):
+            connections.cut()
         shutil.rmtree(self._run / "b" / binding.id, ignore_errors=True)
 
     async def _listen(
-        self, path: Path, app: ASGIApp, protocol: type[HttpToolsProtocol], mode: int
+        self, path: Path, app: ASGIApp, protocol: Callable[..., BoundedProtocol], mode: int
     ) -> asyncio.AbstractServer:
         if len(os.fsencode(path)) > LONGEST_PATH:
             raise PathTooLong(
@@ -172,7 +190,9 @@ class Service:
         sock.bind(str(path))
         path.chmod(mode)
         return await asyncio.get_running_loop().create_unix_server(
-            lambda: protocol(config=config, server_state=self._http, app_state={}), sock=sock, backlog=512
+            lambda: protocol(config=config, server_state=self._http, app_state={}),
+            sock=sock,
+            backlog=128,
         )
 
     async def _sweep(self) -> None:
@@ -181,25 +201,6 @@ class Service:
             for binding in [binding for binding in self.listening.values() if binding.over]:
                 with contextlib.suppress(WorkbenchError):
                     await self._end(binding, "its time is up")
-
-
-class _OperatorProtocol(HttpToolsProtocol):
-    """HTTP for peers of the operator's uid, or root; others are cut off before they can ask."""
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        peer = transport.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
-        if struct.unpack("3i", peer)[1] not in (0, os.geteuid()):
-            transport.abort()
-            return
-        super().connection_made(transport)
-
-
-def _bound(app: ASGIApp, binding: Binding) -> ASGIApp:
-    async def bound(scope: Scope, receive: Receive, send: Send) -> None:
-        scope["binding"] = binding
-        await app(scope, receive, send)
-
-    return bound
 
 
 def _folder(path: Path, mode: int) -> Path:
@@ -289,6 +290,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s", stream=sys.stderr)
     logging.getLogger("uvicorn").setLevel(logging.CRITICAL)
     _end_with_parent()
+    _as_many_descriptors_as_may_be()
 
     async def go() -> None:
         stop = asyncio.Event()
@@ -307,6 +309,12 @@ def main() -> None:
     except WorkbenchError as error:
         print(f"workbench: {error.reason} {error.hint}", file=sys.stderr)
         sys.exit(1)
+
+
+def _as_many_descriptors_as_may_be() -> None:
+    """Every server's connections and workers count against one limit."""
+    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _end_with_parent() -> None:

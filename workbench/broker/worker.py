@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     import duckdb
 
 SLICE = "/slice"
+SPILL = "/tmp/spill"
+"""Where the engine puts what does not fit into its memory: the sandbox's own tmpfs, which nobody else sees."""
 CHANNEL = "WORKBENCH_CHANNEL"
 """Names the descriptor of the socket to the broker."""
 BATCH_ROWS = 262_144
@@ -141,7 +143,8 @@ def _engine(folder: Path, order: dict[str, Any]) -> duckdb.DuckDBPyConnection:
             "memory_limit": f"{order['memory_bytes']}B",
             "threads": str(order["threads"]),
             "max_expression_depth": "1000",
-            "temp_directory": "",
+            "temp_directory": SPILL,
+            "max_temp_directory_size": f"{order['spill_bytes']}B",
         },
     )
     for table, parts in order["tables"].items():
