@@ -13,7 +13,7 @@ import duckdb
 from benchmarks import world
 from benchmarks.harness import Figure, absolute, against, in_turns
 from workbench.broker import gate
-from workbench.broker.slices import list_slices
+from workbench.broker.slices import open_slice
 
 COLUMNS = (
     "claim_id, line_number, member_id, from_date, place_of_service, revenue_code, procedure_code, units, "
@@ -24,7 +24,7 @@ LONG = f"select {COLUMNS} from medical_claim_line limit {ROWS}"
 AGGREGATES = {
     "cost quantiles by procedure": "select procedure_code, count(*) n, count(distinct member_id) people, "
     "quantile_cont(paid_amount, 0.5) median, quantile_cont(paid_amount, 0.95) p95 "
-    "from medical_claim_line group by procedure_code order by n desc limit 10000",
+    "from medical_claim_line group by procedure_code order by n desc, procedure_code limit 10000",
     "diagnoses of members by county and year": "select m.county_code, year(d.from_date) y, d.code, "
     "count(distinct d.member_id) people from diagnosis d join member m using (member_id) "
     "group by all order by people desc, 1, 2, 3 limit 10000",
@@ -42,8 +42,9 @@ def run() -> list[Figure]:
     with world.broker() as control:
         os.environ.update(world.seat(control, "bench-identified", "operations"))
         session = wb.connect()
-        session.sql(SMALL).arrow()
-        cut = next(s for s in list_slices(world.FOLDER / "lake") if s.manifest["grant"] == "bench-identified")
+        answer = session.sql(SMALL)
+        answer.arrow()
+        cut = open_slice(world.FOLDER / "lake", answer.provenance.slice)
         bare = duckdb.connect()
         for table in ("member", "medical_claim", "medical_claim_line", "diagnosis"):
             parts = [str(part) for part in cut.parts(table)]
