@@ -84,6 +84,11 @@ class BwrapSpawner(Spawner):  # type: ignore[misc]
         grant, _, purpose = choice.partition("|")
         return {"grant": grant, "purpose": purpose}
 
+    @staticmethod
+    def options_from_query(_query: Mapping[str, list[str]]) -> dict[str, str]:
+        """A link, which another site may have made, starts nothing: grant and purpose are chosen on the form."""
+        raise SpawnRefused(400, "A link starts no server. Choose a grant and a purpose here.")
+
     def _groups(self) -> list[str]:
         return [group.name for group in self.user.groups]
 
