@@ -11,12 +11,14 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from workbench.broker.audit import SAID, Audit, AuditUnavailable, audit_event, audit_folder, events, verify
 from workbench.broker.audit_chain import keyed_hash, seal_of
 from workbench.broker.state import State
+from workbench.cli.audit import audit as audit_command
 
 
 @pytest.fixture
@@ -261,3 +263,12 @@ def test_no_mix_of_edits_goes_unseen(
 
 def test_the_table_has_every_column_that_an_event_may_say() -> None:
     assert set(SAID) | {"seq", "at", "epoch", "seal", "stamp", "link"} == set(audit_event.c.keys())
+
+
+@pytest.mark.parametrize("wrong", [("--since", "yesterday"), ("--limit", "0"), ("--limit", "-5")])
+def test_a_beginning_or_a_number_that_cannot_be_is_refused_and_not_answered_with_nothing(
+    wrong: tuple[str, str],
+) -> None:
+    said = CliRunner().invoke(audit_command, ["show", *wrong])
+    assert said.exit_code == 2
+    assert wrong[1] in said.output

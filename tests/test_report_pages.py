@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+import report_world
 import yaml
-from hub_fixture import PASSWORD, RunningHub
+from hub_fixture import PASSWORD, HubData, RunningHub, free_port
 from playwright.sync_api import sync_playwright
 
 from workbench.reports.history import History
+from workbench.reports.store import Store
+from workbench.settings import Settings
 
 PAGES = "/services/reports/"
 VIEW = f"{PAGES}view/plan-quality-sierra-vista/plan-quality/sierra-vista-2025"
@@ -159,3 +165,48 @@ def test_the_report_fits_a_phone_and_asks_no_other_host(hub, made):
         page.click("a.back")
         page.wait_for_selector(".card")
         browser.close()
+
+
+@dataclass
+class ScheduledData(HubData):
+    """A workbench of a small lake whose report catalogue is a test's own."""
+
+    where: Settings | None = None
+
+    def environment(self, **more: str) -> dict[str, str]:
+        assert self.where is not None
+        return super().environment(WORKBENCH_REPORTS=str(self.where.reports), **more)
+
+
+@pytest.fixture
+def world(monkeypatch: pytest.MonkeyPatch) -> Iterator[report_world.World]:
+    made = report_world.make(monkeypatch)
+    yield made
+    shutil.rmtree(made.folder, ignore_errors=True)
+
+
+def test_the_hubs_report_service_fires_a_schedule_and_the_owner_reads_what_it_made(world):
+    schedule = {
+        "every_seconds": 3,
+        "misfire": {"grace_seconds": 60},
+        "runs": [{"organisation": report_world.SIERRA, "parameters": {"year": 2024}}],
+    }
+    world.report("quick", "print('made by the clock for', organisation, year)", schedule=schedule)
+    data = ScheduledData(world.folder, world.where.run, world.where)
+    running = RunningHub(data, free_port())
+    try:
+        running.start()
+        ana, view = running.visitor("ana"), f"{PAGES}view/plan-quality-sierra-vista/quick/sierra-vista-2024"
+        deadline = time.monotonic() + 60
+        while (page := ana.get(view)).status_code == 404 and time.monotonic() < deadline:
+            time.sleep(0.5)
+        assert page.status_code == 200
+        made = Store(data.lake / "reports").read("plan-quality-sierra-vista", "quick", "sierra-vista-2024")
+        assert "made by the clock for sierra-vista 2024" in world.said(made)
+        listed = ana.get(PAGES).text
+        assert "schedule" in listed
+        assert "succeeded" in listed
+        for visitor in running.visitors:
+            visitor.close()
+    finally:
+        running.stop()

@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 
 import click
 import sqlalchemy as sa
@@ -16,6 +17,9 @@ from workbench.broker.audit import audit_folder, events
 from workbench.broker.audit import verify as verify_log
 from workbench.errors import WorkbenchError
 from workbench.settings import settings
+
+WIDE = 160
+"""Columns of the table where it does not go to a terminal."""
 
 
 class NoLog(WorkbenchError):
@@ -74,10 +78,13 @@ Examples:
 @click.option("--user", help="Events of this user.")
 @click.option("--grant", help="Events under this grant.")
 @click.option("--since", help="Events from this day or time on (UTC, ISO 8601).")
-@click.option("--limit", default=200, show_default=True, help="The newest so many.")
+@click.option(
+    "--limit", type=click.IntRange(min=1), default=200, show_default=True, help="The newest so many."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
 def show(user: str | None, grant: str | None, since: str | None, limit: int, as_json: bool) -> None:
     """Show events, the oldest first."""
+    since = _moment(since)
     with _log() as engine:
         found = events(engine, user=user, grant=grant, since=since, limit=limit)
     if as_json:
@@ -99,7 +106,21 @@ def show(user: str | None, grant: str | None, since: str | None, limit: int, as_
             event["ms"],
         )
         grid.add_row(*("" if cell is None else str(cell) for cell in cells), str(what)[:160])
-    Console().print(grid)
+    console = Console()
+    (console if console.is_terminal else Console(width=WIDE)).print(grid)
+
+
+def _moment(since: str | None) -> str | None:
+    """The beginning as the log writes it. Raises click.BadParameter for what is no day or time."""
+    if since is None:
+        return None
+    try:
+        return datetime.fromisoformat(since).isoformat()
+    except ValueError:
+        raise click.BadParameter(
+            f"{since!r} is no day or time; write 2026-11-01 or 2026-11-01T08:30 (UTC).",
+            param_hint="'--since'",
+        ) from None
 
 
 @contextmanager

@@ -41,7 +41,9 @@ Examples:
     type=click.File("r"),
     help='A file of {"id": …, "sql": …} lines; prints one JSON line for each.',
 )
-@click.option("--rows", default=50, show_default=True, help="Rows of the printed table.")
+@click.option(
+    "--rows", type=click.IntRange(min=1), default=50, show_default=True, help="Rows of the printed table."
+)
 @click.argument("sql", required=False)
 def query(
     grant: str, release: str | None, as_: str | None, purpose: str | None, lake: Path | None,
@@ -50,6 +52,8 @@ def query(
     """Ask a slice in SQL, through gate, worker and audit. SQL of - is read from standard input."""
     if (sql is None) == (jsonl is None):
         raise click.UsageError("Give one SQL statement, or --jsonl FILE.")
+    if sql is not None and sql != "-" and not sql.strip():
+        raise click.UsageError("The SQL statement is empty.")
     address = {"grant": grant, "release": release, "as": as_, "purpose": purpose}
     with _operator(lake, quiet=as_json or jsonl is not None) as broker:
         if jsonl is not None:
