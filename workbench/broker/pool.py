@@ -103,6 +103,7 @@ class Pool:
         self._warming: list[tuple[Mount, str]] = []
         self._recovering = 0
         self._running: Counter[str] = Counter()
+        self._of_user: Counter[str] = Counter()
         self._waiting: list[_Waiter] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._watch: asyncio.Task[None] | None = None
@@ -148,7 +149,7 @@ class Pool:
         if self._closed:
             return
         for waiter in list(self._waiting):
-            if self._running[waiter.grant] >= waiter.concurrent:
+            if self._running[waiter.grant] >= waiter.concurrent or self._has_enough(waiter.user):
                 continue
             process = self._take_idle(waiter)
             if process is not None:
@@ -157,9 +158,17 @@ class Pool:
                 continue
             elif self._total() < self.limits.workers or self._evict():
                 self._waiting.remove(waiter)
-                self._running[waiter.grant] += 1
+                self._count(waiter.grant, waiter.user, 1)
                 self._starting += 1
                 self._spawn(self._start_for(waiter))
+
+    def _has_enough(self, user: str) -> bool:
+        """One user never holds the last worker: others are served while she floods the broker."""
+        return self._of_user[user] >= max(1, self.limits.workers - 1)
+
+    def _count(self, grant: str, user: str, step: int) -> None:
+        self._running[grant] += step
+        self._of_user[user] += step
 
     def _take_idle(self, waiter: _Waiter) -> WorkerProcess | None:
         for process in list(self._idle):
@@ -173,7 +182,7 @@ class Pool:
     def _hand_over(self, waiter: _Waiter, process: WorkerProcess) -> None:
         if waiter in self._waiting:
             self._waiting.remove(waiter)
-            self._running[waiter.grant] += 1
+            self._count(waiter.grant, waiter.user, 1)
         lease = Lease(self, process, waiter.grant, waiter.seconds)
         self._leases.add(lease)
         if waiter.future.done():
@@ -208,7 +217,7 @@ class Pool:
         try:
             await process.start(self.limits)
         except Exception as error:
-            self._running[waiter.grant] -= 1
+            self._count(waiter.grant, waiter.user, -1)
             if not waiter.future.done():
                 waiter.future.set_exception(error)
                 waiter.future.exception()
@@ -223,7 +232,7 @@ class Pool:
         if lease not in self._leases:
             return
         self._leases.discard(lease)
-        self._running[lease.grant] -= 1
+        self._count(lease.grant, lease.process.user, -1)
         if clean and lease.process.alive:
             self._idle.append(lease.process)
         elif lease.process.alive and not lease.process.killed_for:
