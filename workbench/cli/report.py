@@ -32,6 +32,10 @@ def list_(as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps([one.model_dump(mode="json") for one in reports], indent=1))
         return
+    if not reports:
+        click.echo(
+            "The catalogue has no report. WORKBENCH_REPORTS names its folder; docs/reports.md tells how to write one."
+        )
     for one in reports:
         click.echo(f"{one.name}  {one.title}\n  {one.about}")
         for name, parameter in one.parameters.items():
