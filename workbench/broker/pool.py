@@ -202,7 +202,7 @@ class Pool:
         process = WorkerProcess(mount, user)
         try:
             await process.start(self.limits)
-            self._idle.append(process)
+            self._rest(process)
         except WorkbenchError:
             self._bury(process)
         finally:
@@ -234,7 +234,7 @@ class Pool:
         self._leases.discard(lease)
         self._count(lease.grant, lease.process.user, -1)
         if clean and lease.process.alive:
-            self._idle.append(lease.process)
+            self._rest(lease.process)
         elif lease.process.alive and not lease.process.killed_for:
             self._recovering += 1
             self._spawn(self._recover(lease.process))
@@ -246,12 +246,19 @@ class Pool:
         try:
             async with asyncio.timeout(CANCEL_SECONDS):
                 await process.drain()
-            self._idle.append(process)
+            self._rest(process)
         except (TimeoutError, WorkerLost):
             self._bury(process)
         finally:
             self._recovering -= 1
         self._dispatch()
+
+    def _rest(self, process: WorkerProcess) -> None:
+        """Keeps a worker for the next query; after the end, none."""
+        if self._closed:
+            self._bury(process)
+        else:
+            self._idle.append(process)
 
     def _bury(self, process: WorkerProcess) -> None:
         process.kill()
