@@ -99,9 +99,11 @@ def broker() -> Iterator[Path]:
         shutil.rmtree(work, ignore_errors=True)
 
 
-def seat(control: Path, grant: str, purpose: str, user: str = "rui") -> Mapping[str, str]:
+def seat(
+    control: Path, grant: str, purpose: str, user: str = "rui", kind: str = "report"
+) -> Mapping[str, str]:
     """The environment of a caller who is bound to a grant, as a spawner would give it."""
-    body = {"server": f"bench-{grant}", "user": user, "grant": grant, "purpose": purpose, "kind": "report"}
+    body = {"server": f"bench-{grant}", "user": user, "grant": grant, "purpose": purpose, "kind": kind}
     connection = http.client.HTTPConnection("control")
     connection.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     connection.sock.connect(str(control))
