@@ -65,7 +65,7 @@ c.JupyterHub.cleanup_servers = (
 )
 
 # people
-authentication.configure(c)
+authentication.configure(c, hub / "jupyterhub.sqlite")
 
 # servers
 c.JupyterHub.spawner_class = BwrapSpawner

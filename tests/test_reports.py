@@ -16,9 +16,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import report_world
+import sqlalchemy as sa
 import yaml
 from report_world import GOLDEN, MET_7D, MET_30D, SIERRA, VISITS
 
+from workbench.broker.audit import events
 from workbench.broker.grants import GrantRefused
 from workbench.errors import WorkbenchError
 from workbench.reports import present
@@ -314,6 +316,19 @@ def test_the_token_of_a_run_ends_with_it(world):
     said = world.said(run(world.where, order(world.where, "token", SIERRA, {})))
     assert "TOKEN" in said
     assert not any((world.where.run / "b").iterdir())
+
+
+@pytest.mark.sandbox
+def test_a_run_stands_in_the_audit_log_with_its_grant_and_owner(world):
+    world.report("quick", QUICK)
+    wanted = order(world.where, "quick", SIERRA, {})
+    run(world.where, wanted)
+    engine = sa.create_engine(world.where.database_url)
+    told = [event for event in events(engine, grant=wanted.grant) if event["event"] == "report-ran"]
+    engine.dispose()
+    assert [(event["user"], event["detail"], event["outcome"]) for event in told[-1:]] == [
+        (wanted.owner, wanted.key, "answered")
+    ]
 
 
 @pytest.mark.sandbox

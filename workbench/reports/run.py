@@ -157,7 +157,7 @@ def _computed(
 ) -> dict[str, bytes]:
     """The files of the output. Fills the stamp with what the broker says of release and slice.
 
-    Raises UnknownRelease where the lake has none.
+    The audit knows of the run before its output is stored. Raises UnknownRelease where the lake has none.
     """
     open_release(settings.lake)
     control = Control(settings)
@@ -181,6 +181,14 @@ def _computed(
         begun = time.monotonic()
         files = _sandboxed(wanted, stamp, binding, progress)
         stamp["seconds"] = round(time.monotonic() - begun, 2)
+        control.tell(
+            "report-ran",
+            report=wanted.report.name,
+            grant=wanted.grant,
+            user=wanted.owner,
+            outcome="answered",
+            key=wanted.key,
+        )
         return files
 
 
