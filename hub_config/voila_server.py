@@ -50,6 +50,9 @@ MESSAGES = ["comm_open", "comm_close", "comm_msg", "comm_info_request", "kernel_
 """What a browser may send to a kernel: widget traffic. Execute, inspect, complete, history, debug and shutdown are
 dropped."""
 
+REFILL_SECONDS = 4
+"""The next kernel is heated when the page that took the last one has been drawn: both at once slow each other down."""
+
 DROPPED_HANDLERS = (
     "/voila/files/",
     "/voila/query/",
@@ -87,6 +90,7 @@ def options(app: Path) -> list[str]:
         "--VoilaConfiguration.show_tracebacks=False",
         "--VoilaConfiguration.preheat_kernel=True",
         "--VoilaConfiguration.default_pool_size=1",
+        f"--VoilaKernelManager.fill_delay={REFILL_SECONDS}",
         "--VoilaConfiguration.extension_denylist=['jupyterlab_pygments']",
         "--VoilaExecutor.cell_error_instruction=Reload the page; if this stays, tell the people who run this site.",
         "--KernelManager.transport=ipc",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import threading
 from typing import TYPE_CHECKING, Any, cast
 
 from workbench.client.tabulation import Tabulation
@@ -16,6 +18,11 @@ MOST_HIDDEN_BARS = 8
 """More hidden rows than this are named in a line instead of being drawn."""
 RANKED = {"county", "plan", "race"}
 """Dimensions without an order of their own: the largest bar comes first."""
+
+
+def warm() -> None:
+    """Begins to import what draws, beside the caller: that takes longer than the broker's first answers."""
+    threading.Thread(target=importlib.import_module, args=("workbench.lib.plots",), daemon=True).start()
 
 
 def draw(tabulation: Tabulation, *, width: str = "wide", bare: bool = False) -> Figure:
