@@ -105,7 +105,7 @@ def _app(site: Site) -> tuple[list[float], list[float], list[float]]:
             page.wait_for_selector(PLOT, timeout=60_000)
             cold.append(time.perf_counter() - visit)
             started.append(time.perf_counter() - begun)
-            time.sleep(3)  # a viewer looks at the page; meanwhile the next kernel is heated
+            time.sleep(8)  # a viewer looks at the page; meanwhile the next kernel is heated
             begun = time.perf_counter()
             page.goto(f"{site.url}/user/pat/")
             page.wait_for_selector(PLOT, timeout=60_000)

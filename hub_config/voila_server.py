@@ -50,7 +50,7 @@ MESSAGES = ["comm_open", "comm_close", "comm_msg", "comm_info_request", "kernel_
 """What a browser may send to a kernel: widget traffic. Execute, inspect, complete, history, debug and shutdown are
 dropped."""
 
-REFILL_SECONDS = 4
+REFILL_SECONDS = 3
 """The next kernel is heated when the page that took the last one has been drawn: both at once slow each other down."""
 
 DROPPED_HANDLERS = (
