@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
+import contextlib
+import os
+import shutil
+import sys
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from workbench.client.tabulation import Tabulation
@@ -22,7 +26,18 @@ RANKED = {"county", "plan", "race"}
 
 def warm() -> None:
     """Begins to import what draws, beside the caller: that takes longer than the broker's first answers."""
-    threading.Thread(target=importlib.import_module, args=("workbench.lib.plots",), daemon=True).start()
+    threading.Thread(target=_import_plots, daemon=True).start()
+
+
+def _import_plots() -> None:
+    """Takes the list of fonts that was made with the environment: each new sandbox would search them anew."""
+    folder = os.environ.get("MPLCONFIGDIR")
+    if folder:
+        with contextlib.suppress(OSError):
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            for known in (Path(sys.prefix) / "share" / "matplotlib").glob("fontlist-*.json"):
+                shutil.copyfile(known, Path(folder) / known.name)
+    import workbench.lib.plots  # noqa: F401
 
 
 def draw(tabulation: Tabulation, *, width: str = "wide", bare: bool = False) -> Figure:
