@@ -112,6 +112,11 @@ def machine() -> dict[str, str]:
     }
 
 
+def forget() -> None:
+    """Drops the figures of earlier runs: a whole run replaces them, a part of one adds to them."""
+    (RESULTS / "latest.json").unlink(missing_ok=True)
+
+
 def write(figures: list[Figure]) -> None:
     """results/<name>.json for each run, and the table in docs/performance.md, whole or not at all."""
     RESULTS.mkdir(parents=True, exist_ok=True)
