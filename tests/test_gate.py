@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import logging.config
 import re
 import time
 from collections.abc import Callable
@@ -270,6 +271,7 @@ def test_the_kept_statement_has_no_literal_and_no_name_of_the_callers() -> None:
 def test_sqlglots_own_log_stays_silent(capsys: pytest.CaptureFixture[str]) -> None:
     stream = io.StringIO()
     handler = logging.StreamHandler(stream)
+    logging.config.dictConfig({"version": 1, "disable_existing_loggers": False})  # as any library may do later
     logging.getLogger().addHandler(handler)
     try:
         for _, sql in HOSTILE:

@@ -29,7 +29,9 @@ from workbench.broker import gate_rules as rules
 from workbench.broker.gate_names import check_tree
 from workbench.broker.gate_refusals import GateRefusal, instead, shown
 
-logging.getLogger("sqlglot").disabled = True  # it would print the statement, literals and all
+logging.getLogger("sqlglot").addFilter(lambda _: False)
+# It would print the statement, literals and all. A filter, because any later logging.config of the process takes
+# `disabled` back.
 
 __all__ = ["Admitted", "GateRefusal", "admit", "redact"]
 
