@@ -271,7 +271,9 @@ def test_the_kept_statement_has_no_literal_and_no_name_of_the_callers() -> None:
 def test_sqlglots_own_log_stays_silent(capsys: pytest.CaptureFixture[str]) -> None:
     stream = io.StringIO()
     handler = logging.StreamHandler(stream)
-    logging.config.dictConfig({"version": 1, "disable_existing_loggers": False})  # as any library may do later
+    logging.config.dictConfig(
+        {"version": 1, "disable_existing_loggers": False}
+    )  # as any library may do later
     logging.getLogger().addHandler(handler)
     try:
         for _, sql in HOSTILE:
