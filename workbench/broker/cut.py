@@ -73,6 +73,7 @@ CUTS: Mapping[str, Cut] = MappingProxyType(
         "member_month": Cut(day="last_day(s.month)"),
         "sensitive_claim": Cut(claim=("s.kind", "claim_id")),
         "measure_event": Cut(day="s.event_date", claim=("'medical'", "event_id"), own_only=True),
+        "risk_tier": Cut(day="s.as_of_date"),
     }
 )
 

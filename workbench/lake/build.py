@@ -154,6 +154,7 @@ def _build(
         through = derive.complete_through(stands)
         progress("derive member months, sensitive claims, measures", done + 2, steps)
         derive.make_derived(con, through)
+        risk_cuts = derive.risk_tiers(con, stands)
         con.execute("SET preserve_insertion_order = true")
         ranges = member_ranges(con)
         tables = {}
@@ -172,6 +173,7 @@ def _build(
         "code_version": provenance.code_version(),
         "dictionary": provenance.dictionary_version(),
         "code_lists": provenance.code_list_digests(),
+        "risk_cuts": risk_cuts,
         "sources": [asdict(account) for account in accounts],
         "set_aside": [entry for entry in aside if entry],
         "tables": tables,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import ibis
 
 from workbench.lake.part2 import sensitive_claims
+from workbench.lib import risk
 from workbench.lib.measures import MEASURES
 from workbench.lib.tables import Tables
 from workbench.schema import dictionary
@@ -127,6 +128,24 @@ def _insert_events(
               event_date, organisation_id, county_code, age, '{numerator}' AS numerator, met_{numerator} AS met
             FROM {source}"""
         )
+
+
+def risk_tiers(con: duckdb.DuckDBPyConnection, as_of: date) -> risk.Cuts:
+    """Makes `risk_tier` and gives the cut points over the whole release, which its manifest keeps as `risk_cuts`."""
+    con.execute(f"CREATE TEMP TABLE risk_score AS {_risk_scores(as_of)}")
+    scored = ibis.table(dict(risk.SCORES), name="risk_score")
+    found = con.execute(str(ibis.to_sql(risk.cut_points(scored), dialect="duckdb"))).fetchall()
+    cuts = risk.read_cuts(found)
+    con.execute(
+        f"CREATE TABLE risk_tier AS {ibis.to_sql(risk.tiers_of(scored, as_of, cuts), dialect='duckdb')}"
+    )
+    con.execute("DROP TABLE risk_score")
+    return cuts
+
+
+@cache
+def _risk_scores(as_of: date) -> str:
+    return str(ibis.to_sql(risk.scores(Tables.unbound(), as_of), dialect="duckdb"))
 
 
 def _claims_without_part2(con: duckdb.DuckDBPyConnection) -> None:
