@@ -65,7 +65,7 @@ def test_an_untouched_log_verifies_over_checkpoints_and_restarts(state: State) -
 @pytest.mark.parametrize("column", [*SAID, "epoch"])
 def test_a_change_to_any_column_is_told_as_changed(state: State, column: str) -> None:
     folder = _filled(state)
-    value = "7" if column in ("rows", "bytes", "ms") else "1" if column == "epoch" else "'forged'"
+    value = "7" if column in ("rows", "bytes", "ms", "members") else "1" if column == "epoch" else "'forged'"
     _do(state, f'UPDATE audit_event SET "{column}" = {value} WHERE seq = 25')
     assert [(f.kind, f.first) for f in verify(state.engine, folder) if f.kind == "changed"] == [
         ("changed", 25)
@@ -112,7 +112,7 @@ def test_a_forged_event_at_the_end_and_a_forged_checkpoint_are_told(state: State
     folder = _filled(state)
     _do(
         state,
-        'INSERT INTO audit_event SELECT 31, at, event, query_id, user, "grant", purpose, channel, server, release, slice, statement, tables, columns, rows, bytes, ms, outcome, code, reason, detail, epoch, seal, stamp, link FROM audit_event WHERE seq = 30',
+        'INSERT INTO audit_event (seq, at, event, query_id, user, "grant", purpose, channel, server, release, slice, statement, tables, columns, rows, bytes, ms, outcome, code, reason, detail, epoch, seal, stamp, link) SELECT 31, at, event, query_id, user, "grant", purpose, channel, server, release, slice, statement, tables, columns, rows, bytes, ms, outcome, code, reason, detail, epoch, seal, stamp, link FROM audit_event WHERE seq = 30',
     )
     assert "changed" in _kinds(state, folder) or "reordered" in _kinds(state, folder)
     lines = (folder / "checkpoints.jsonl").read_text().splitlines()

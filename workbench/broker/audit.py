@@ -11,14 +11,12 @@ If an event cannot be written, nothing is served: `record` raises AuditUnavailab
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import json
 import os
 import queue
 import secrets
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -32,10 +30,13 @@ from workbench.broker.audit_chain import (
     audit_event,
     canonical,
     keyed_hash,
+    migrate,
     next_key,
     read_checkpoints,
     seal_of,
 )
+from workbench.broker.audit_marks import Marks
+from workbench.broker.audit_read import events
 from workbench.broker.audit_verify import Finding, verify
 from workbench.broker.state import State
 from workbench.errors import WorkbenchError
@@ -72,14 +73,21 @@ class Audit:
     """The one writer of the log. Events that come together are made durable together."""
 
     def __init__(
-        self, state: State, *, folder: Path | None = None, events_per_checkpoint: int = EVENTS_PER_CHECKPOINT
+        self,
+        state: State,
+        *,
+        folder: Path | None = None,
+        events_per_checkpoint: int = EVENTS_PER_CHECKPOINT,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ):
         self._engine = state.engine
+        migrate(self._engine)
+        self._clock = clock
         self._state_folder = state.folder
         self._second = folder or audit_folder(state.folder)
         self._second.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._every = events_per_checkpoint
-        self._literal_key = _key_file(state.folder / "literals.key")
+        self.marks = Marks(_key_file(state.folder / "literals.key"), self._second)
         _end_line(self._second / "checkpoints.jsonl")
         self._epoch, self._key = self._open_key()
         with self._engine.connect() as connection:
@@ -99,26 +107,49 @@ class Audit:
         self._writer = threading.Thread(target=self._work, name="audit", daemon=True)
         self._writer.start()
 
-    def record(self, event: str, **said: Any) -> None:
-        """Writes one event and returns when it is durable; raises AuditUnavailable."""
-        self.submit(event, **said).result()
+    @property
+    def folder(self) -> Path:
+        """The auditors' folder."""
+        return self._second
 
-    def submit(self, event: str, **said: Any) -> Future[None]:
-        """Hands one event to the writer; the future ends when it is durable, or with AuditUnavailable."""
+    def record(self, event: str, **said: Any) -> int:
+        """Writes one event and returns its number when it is durable; raises AuditUnavailable."""
+        return int(self.submit(event, **said).result())
+
+    def submit(self, event: str, **said: Any) -> Future[Any]:
+        """Hands one event to the writer; the future gives its number when it is durable, or AuditUnavailable."""
         unknown = set(said) - set(SAID)
         if unknown:
             raise TypeError(f"not a column of the audit log: {sorted(unknown)}")
-        future: Future[None] = Future()
+        future: Future[int] = Future()
         if self._closed:
             future.set_exception(AuditUnavailable())
             return future
         values = {name: _plain(said.get(name)) for name in SAID} | {"event": event}
-        self._queue.put(_Order(values, _now(), future))
+        self._queue.put(_Order(values, self._now(), future))
         return future
 
     def mark(self, literal: str) -> str:
         """A keyed hash of a literal: equal literals have equal marks, and nobody without the key can guess one."""
-        return "#" + hmac.new(self._literal_key, literal.encode(), hashlib.sha256).hexdigest()[:12]
+        try:
+            return self.marks.literal(literal)
+        except OSError:
+            raise AuditUnavailable from None
+
+    def subject(self, member_id: str) -> str:
+        """The mark of a member who is asked for by id (at levels with tokens: of the token)."""
+        return self.marks.subject(member_id)
+
+    def returned(self, ids: Iterable[str], capped: bool) -> str:
+        """Keeps the marks of the members (or tokens) in an answer; gives the reference for the column `returned`.
+
+        `capped`: the answer had more than these. It hashes and syncs a file: call it beside an event loop.
+        Raises AuditUnavailable.
+        """
+        try:
+            return self.marks.returned(ids, capped)
+        except OSError:
+            raise AuditUnavailable from None
 
     def close(self) -> None:
         """Writes what waits, sets a checkpoint and ends."""
@@ -169,8 +200,8 @@ class Audit:
             self._find_end()
             return
         self._seq, self._link = seq, link
-        for order in batch:
-            order.future.set_result(None)
+        for order, row in zip(batch, rows, strict=True):
+            order.future.set_result(row["seq"])
 
     def _find_end(self) -> None:
         """After a failure: what the log holds now, so that the next event follows it."""
@@ -195,7 +226,7 @@ class Audit:
 
     def _checkpoint(self) -> None:
         """Signs the log's end in the second place, then replaces the key by its successor."""
-        entry = {"epoch": self._epoch, "seq": self._seq, "link": self._link, "at": _now()}
+        entry = {"epoch": self._epoch, "seq": self._seq, "link": self._link, "at": self._now()}
         entry["seal"] = keyed_hash(self._key, "checkpoint", canonical(entry))
         with (self._second / "checkpoints.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(entry) + "\n")
@@ -204,6 +235,9 @@ class Audit:
         self._checkpointed = self._seq
         self._epoch, self._key = self._epoch + 1, next_key(self._key)
         _write_key(self._state_folder / "audit.key", {"epoch": self._epoch, "key": self._key.hex()})
+
+    def _now(self) -> str:
+        return self._clock().astimezone(UTC).isoformat(timespec="microseconds")
 
     def _open_key(self) -> tuple[int, bytes]:
         path = self._state_folder / "audit.key"
@@ -224,26 +258,7 @@ class Audit:
 class _Order:
     values: dict[str, Any]
     at: str
-    future: Future[None]
-
-
-def events(engine: sa.Engine, *, user: str | None = None, grant: str | None = None, since: str | None = None,
-           limit: int = 1000) -> list[dict[str, Any]]:  # fmt: skip
-    """The newest events, oldest first, without the chain's hashes."""
-    query = sa.select(*(audit_event.c[name] for name in ("seq", "at", *SAID)))
-    if user:
-        query = query.where(audit_event.c.user == user)
-    if grant:
-        query = query.where(audit_event.c.grant == grant)
-    if since:
-        query = query.where(audit_event.c.at >= since)
-    query = query.order_by(audit_event.c.seq.desc()).limit(limit)
-    with engine.connect() as connection:
-        rows = [dict(row._mapping) for row in connection.execute(query)]
-    for row in rows:
-        for name in ("tables", "columns"):
-            row[name] = json.loads(row[name]) if row[name] else []
-    return rows[::-1]
+    future: Future[int]
 
 
 def _plain(value: Any) -> Any:
@@ -254,10 +269,6 @@ def _plain(value: Any) -> Any:
         text = value.encode("utf-8", "replace").decode().replace("\0", "?")
         return text if len(text) <= LONGEST_TEXT else f"{text[:LONGEST_TEXT]}… [{len(text)} characters]"
     return value
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="microseconds")
 
 
 def _key_file(path: Path) -> bytes:

@@ -43,20 +43,53 @@ audit_event = sa.Table(
     sa.Column("seal", sa.String(64), nullable=False),
     sa.Column("stamp", sa.String(64), nullable=False),
     sa.Column("link", sa.String(64), nullable=False),
+    sa.Column("members", sa.BigInteger),
+    sa.Column("subject", sa.String(32)),
+    sa.Column("returned", sa.String(80)),
     sa.Index("audit_event_user", "user", "at"),
     sa.Index("audit_event_query", "query_id"),
+    sa.Index("audit_event_kind", "event", "at"),
+    sa.Index("audit_event_subject", "subject"),
 )
 
-SAID = (
+SAID_AT_FIRST = (
     "event", "query_id", "user", "grant", "purpose", "channel", "server", "release", "slice", "statement", "tables",
     "columns", "rows", "bytes", "ms", "outcome", "code", "reason", "detail",
 )  # fmt: skip
+SAID_SINCE = ("members", "subject", "returned")
+"""`members`: how many were in the answer; `subject`: mark of the member asked for; `returned`: the answer's list."""
+SAID = (*SAID_AT_FIRST, *SAID_SINCE)
 """The columns that the seal covers, with seq and epoch."""
 
 
 def seal_of(key: bytes, row: Mapping[str, Any]) -> str:
-    """The keyed hash of what a row says."""
-    return keyed_hash(key, "event", canonical({name: row[name] for name in (*SAID, "seq", "epoch")}))
+    """The keyed hash of what a row says. A later column counts only where it says something: old seals stay good."""
+    said = {name: row[name] for name in (*SAID_AT_FIRST, "seq", "epoch")}
+    said |= {name: row[name] for name in SAID_SINCE if row[name] is not None}
+    return keyed_hash(key, "event", canonical(said))
+
+
+def migrate(engine: sa.Engine) -> None:
+    """Gives a log of an earlier version the columns and indexes that came since."""
+    missing = _missing(engine)
+    with engine.begin() as connection:
+        quote = engine.dialect.identifier_preparer.quote
+        for name in missing:
+            kind = audit_event.c[name].type.compile(engine.dialect)
+            connection.execute(sa.text(f"ALTER TABLE audit_event ADD COLUMN {quote(name)} {kind}"))
+        for index in audit_event.indexes:
+            index.create(connection, checkfirst=True)
+
+
+def readable(engine: sa.Engine) -> list[sa.ColumnElement[Any]]:
+    """Every column for a SELECT; empty where the log is still that of an earlier version."""
+    missing = _missing(engine)
+    return [sa.null().label(c.name) if c.name in missing else c for c in audit_event.c]
+
+
+def _missing(engine: sa.Engine) -> list[str]:
+    there = {column["name"] for column in sa.inspect(engine).get_columns(audit_event.name)}
+    return [name for name in SAID_SINCE if name not in there]
 
 
 def keyed_hash(key: bytes, *parts: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,15 @@ from workbench.broker.audit_chain import (
     next_key,
     read_checkpoints,
     read_head,
+    readable,
     seal_of,
 )
+from workbench.broker.audit_marks import is_whole
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that the verifier found: changed, restamped, missing, reordered, truncated or checkpoint."""
+    """One thing that the verifier found: changed, restamped, missing, reordered, truncated, checkpoint or returned."""
 
     kind: str
     first: int
@@ -41,7 +44,7 @@ def verify(engine: sa.Engine, folder: Path) -> list[Finding]:
     with engine.connect() as connection:
         rows = [
             dict(row._mapping)
-            for row in connection.execute(sa.select(audit_event).order_by(audit_event.c.seq))
+            for row in connection.execute(sa.select(*readable(engine)).order_by(audit_event.c.seq))
         ]
     findings = list(_judge_rows(rows, chain))
     last = rows[-1]["seq"] if rows else 0
@@ -72,6 +75,7 @@ def verify(engine: sa.Engine, folder: Path) -> list[Finding]:
             findings.append(
                 Finding("checkpoint", head["seq"], head["seq"], "The signature of the log's head is wrong.")
             )
+    findings.extend(_judge_lists(rows, folder))
     if promised > last:
         findings.append(
             Finding("truncated", last + 1, promised, "The log ends before the end that was signed.")
@@ -111,6 +115,24 @@ def _judge_rows(rows: list[dict[str, Any]], chain: _Keys) -> list[Finding]:
             findings.append(Finding("changed", row["seq"], row["seq"], "What an event says was changed."))
     findings.extend(Finding("changed", row["seq"], row["seq"], "Changed.") for row in broken[1000:])
     return findings
+
+
+def _judge_lists(rows: list[dict[str, Any]], folder: Path) -> Iterator[Finding]:
+    """The lists of members in answers, each against the name that its events carry."""
+    judged: dict[str, bool] = {}
+    for row in rows:
+        reference = row["returned"]
+        if reference is None:
+            continue
+        if reference not in judged:
+            judged[reference] = is_whole(folder, reference)
+        if not judged[reference]:
+            yield Finding(
+                "returned",
+                row["seq"],
+                row["seq"],
+                "The list of members in this answer is gone or was changed.",
+            )
 
 
 class _Keys:
