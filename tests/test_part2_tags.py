@@ -1,4 +1,4 @@
-"""One hit of the dated code list, a listed drug or a Part 2 program tags the whole claim; nothing else does."""
+"""Part 2: one hit of the dated list, a listed drug, place or program tags the whole claim; nothing else does."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import duckdb
 import pyarrow as pa
 import pytest
 
-from workbench.lake.part2 import LINK_DAYS, sensitive_claims
+from workbench.lake.sensitive import LINK_DAYS, sensitive_claims
 from workbench.schema import dictionary
 from workbench.schema.code_lists import code_list
 
@@ -30,6 +30,8 @@ def tags(**tables: list[dict[str, Any]]) -> set[tuple[str, str, str]]:
         "pharmacy_claim",
         "provider",
         "value_set",
+        "member",
+        "organisation",
     ):
         con.register("given", pa.Table.from_pylist(tables.get(name, []), dictionary()[name].arrow_schema))
         con.execute(f"CREATE TABLE {name} AS FROM given")
@@ -75,6 +77,8 @@ HIT = [
     ("an HCPCS that CMS's list lacks", {"medical_claim_line": [line("H0001")]}, "line"),
     ("counselling with the SUD modifier", {"medical_claim_line": [line("H0004", modifier_3="HF")]}, "line"),
     ("any line with the opioid programme modifier", {"medical_claim_line": [line("99213", modifier_1="HG")]}, "line"),
+    ("a place of SUD treatment", {"medical_claim_line": [line(place_of_service="57")]}, "delivery"),
+    ("a revenue code of SUD treatment", {"medical_claim_line": [line(revenue_code="0945")]}, "line"),
     ("a taxonomy of an SUD facility", {"medical_claim_line": [line(rendering_taxonomy="261QM2800X")]}, "provider"),
     (
         "a drug given on a medical line",

@@ -8,6 +8,7 @@ from importlib import metadata
 from pathlib import Path
 
 from workbench.schema import code_lists, dictionary_digest, value_sets
+from workbench.schema.sensitive import Category
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 _PARTS = ("schema", "lib", "lake")
@@ -31,7 +32,8 @@ def code_version() -> str:
 
 def code_list_digests() -> dict[str, str]:
     """Name -> SHA-256 of each set of codes that a release is tagged or measured by."""
-    return {code_lists.PART2: code_lists.digest(), "value_sets": value_sets.digest()}
+    lists = {str(category): code_lists.digest(category) for category in Category}
+    return {**lists, "value_sets": value_sets.digest()}
 
 
 def dictionary_version() -> str:

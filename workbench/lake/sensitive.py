@@ -1,0 +1,203 @@
+"""Which claims are of a sensitive category, each with its reason: table `sensitive_claim`.
+
+One hit tags the whole claim. A code hits only in its own code system (a diagnosis H0034 is not the HCPCS H0034),
+where dots, case and spaces do not matter, and where it is valid on the claim's first or last day. The codes are those
+of workbench.schema.code_lists.
+
+  diagnosis, procedure, drg, line   a listed code in that place; `line` is a procedure, modifier or revenue code
+  delivery    how it was delivered: a listed place of service, or the claim is a behavioral health plan's. A claim of
+              such a plan whose lines say substance use treatment is DMC-ODS: `part2`, not specialty mental health
+  drug        a listed ingredient: of the dispensed drug, or of an NDC on a medical line
+  provider    `part2` only: a provider or pharmacy is a Part 2 program by the registry, or a listed taxonomy
+  linked      a pharmacy claim whose prescriber billed or rendered a tagged medical claim of the same member that ended
+              on the day of the fill or at most LINK_DAYS before: what was prescribed at that visit. Our decision: a
+              prescription tells of the encounter that it comes from
+  category    `minor_consent` only: the member was of MINOR_AGES, and the claim is of a category to whose services a
+              minor may consent alone. Its own codes (therapy, care of pregnancy) count at those ages only
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from workbench.lake.canonical import NDC_INGREDIENT
+from workbench.schema.code_lists import code_list
+from workbench.schema.sensitive import Category
+
+if TYPE_CHECKING:
+    import duckdb
+
+LINK_DAYS = 7
+"""Days from the end of a tagged visit to a fill that is linked to it. Our decision, no public source."""
+
+MINOR_AGES = (12, 17)
+"""Ages in whole years, both included, at which a minor may consent alone to most listed services: Family Code 6924 to
+6930. Services without a lower age (care of pregnancy, 6925) are tagged from 12 too. Needs counsel's review."""
+
+
+def sensitive_claims(con: duckdb.DuckDBPyConnection) -> None:
+    """Makes `sensitive_claim` from the canonical tables. One row per claim, category and reason."""
+    _load_codes(con)
+    con.execute("CREATE OR REPLACE TEMP TABLE program AS SELECT npi FROM provider WHERE part2_program")
+    con.execute(f"CREATE OR REPLACE TEMP TABLE found AS SELECT DISTINCT * FROM ({_medical()})")
+    con.execute(f"INSERT INTO found {_behavioral_plan()}")
+    con.execute(f"CREATE OR REPLACE TEMP TABLE medical_hit AS {_of_age('medical_claim', 'from_date')}")
+    con.execute(f"CREATE OR REPLACE TEMP TABLE found AS {_pharmacy()}")
+    con.execute(f"INSERT INTO found {_linked()}")
+    con.execute(f"CREATE OR REPLACE TEMP TABLE pharmacy_hit AS {_of_age('pharmacy_claim', 'fill_date')}")
+    con.execute(
+        """CREATE TABLE sensitive_claim AS
+        SELECT DISTINCT 'medical' AS kind, h.claim_id, c.member_id, h.category, h.reason
+        FROM medical_hit h JOIN medical_claim c USING (claim_id)
+        UNION ALL
+        SELECT DISTINCT 'pharmacy', h.claim_id, c.member_id, h.category, h.reason
+        FROM pharmacy_hit h JOIN pharmacy_claim c USING (claim_id)"""
+    )
+    for table in ("medical_hit", "pharmacy_hit", "found", "program", "listed"):
+        con.execute(f"DROP TABLE {table}")
+
+
+def _load_codes(con: duckdb.DuckDBPyConnection) -> None:
+    """Makes `listed`: one row per category and dated code."""
+    codes = [(category, code) for category in Category for code in code_list(category)]
+    rows = pa.table(
+        {
+            "category": [str(category) for category, _ in codes],
+            "code_system": [c.code_system for _, c in codes],
+            "code": [c.code for _, c in codes],
+            "valid_from": pa.array([c.valid_from for _, c in codes], pa.date32()),
+            "valid_through": pa.array([c.valid_through for _, c in codes], pa.date32()),
+            "with_modifier": pa.array([list(c.with_modifier) for _, c in codes], pa.list_(pa.string())),
+        }
+    )
+    con.register("listed_rows", rows)
+    con.execute("CREATE OR REPLACE TEMP TABLE listed AS FROM listed_rows")
+    con.unregister("listed_rows")
+
+
+def _plain(code: str) -> str:
+    """A code without dots and spaces, in upper case."""
+    return rf"upper(regexp_replace({code}, '[.\s]', '', 'g'))"
+
+
+def _codes(table: str, column: str, *systems: str, width: int = 0) -> str:
+    """A relation `k`: each spelling `said` of a listed code that the column has. `width` pads with zeros.
+
+    Only the distinct values are spelt out and compared, so that the rows are joined by what they say.
+    """
+    plain = _plain("d.said")
+    if width:
+        plain = f"lpad(ltrim({plain}, '0'), {width}, '0')"
+    within = ", ".join(f"'{system}'" for system in systems)
+    return f"""(SELECT d.said, k.* FROM (SELECT DISTINCT {column} AS said FROM {table}) d
+        JOIN listed k ON k.code = {plain} WHERE k.code_system IN ({within})) k"""
+
+
+_CLAIM = "JOIN medical_claim c ON c.claim_id = l.claim_id"
+_VALID = """(c.from_date BETWEEN k.valid_from AND k.valid_through
+    OR c.through_date BETWEEN k.valid_from AND k.valid_through)"""
+_MODIFIERS = ("modifier_1", "modifier_2", "modifier_3", "modifier_4")
+
+
+def _line(column: str, *systems: str, width: int = 0, also: str = "true") -> str:
+    codes = _codes("medical_claim_line", column, *systems, width=width)
+    return f"""FROM medical_claim_line l JOIN {codes} ON k.said = l.{column} {_CLAIM}
+        WHERE {_VALID} AND {also}"""
+
+
+def _icd(table: str, *systems: str) -> str:
+    return f"""FROM {table} l JOIN {_codes(table, "code", *systems)}
+        ON k.said = l.code AND k.code_system = l.code_system {_CLAIM} WHERE {_VALID}"""
+
+
+def _medical() -> str:
+    """Every hit of a medical claim by a code, a drug or a provider: claim_id, category, reason."""
+    with_modifier = ", ".join(_plain(f"l.{modifier}") for modifier in _MODIFIERS)
+    hits = [
+        ("diagnosis", _icd("diagnosis", "ICD-10-CM", "ICD-9-CM")),
+        ("procedure", _icd("procedure", "ICD-10-PCS", "ICD-9-PCS")),
+        (
+            "drg",
+            f"""FROM medical_claim c JOIN {_codes("medical_claim", "ms_drg", "MS-DRG", width=3)}
+            ON k.said = c.ms_drg WHERE {_VALID}""",
+        ),
+        (
+            "line",
+            _line(
+                "procedure_code",
+                "HCPCS",
+                "CPT",
+                also=f"(len(k.with_modifier) = 0 OR list_has_any(k.with_modifier, [{with_modifier}]))",
+            ),
+        ),
+        *(("line", _line(modifier, "MODIFIER")) for modifier in _MODIFIERS),
+        ("line", _line("revenue_code", "REV", width=4)),
+        ("delivery", _line("place_of_service", "POS", width=2)),
+        ("provider", _line("rendering_taxonomy", "TAXONOMY")),
+        (
+            "provider",
+            f"""FROM medical_claim c JOIN provider p ON p.npi = c.billing_npi
+            JOIN {_codes("provider", "taxonomy", "TAXONOMY")} ON k.said = p.taxonomy WHERE {_VALID}""",
+        ),
+        (
+            "drug",
+            f"""FROM medical_claim_line l JOIN value_set v ON v.code = l.ndc AND v.value_set = '{NDC_INGREDIENT}'
+            JOIN listed k ON k.code_system = 'INGREDIENT' AND {_drug("lower(v.label)")} {_CLAIM} WHERE {_VALID}""",
+        ),
+    ]
+    found = [f"SELECT c.claim_id, k.category, '{reason}' AS reason {sql}" for reason, sql in hits]
+    programs = [
+        "FROM medical_claim c WHERE c.billing_npi IN (FROM program)",
+        "FROM medical_claim_line c WHERE c.rendering_npi IN (FROM program)",
+    ]
+    found += [f"SELECT c.claim_id, '{Category.PART2}', 'provider' {sql}" for sql in programs]
+    return " UNION ALL ".join(found)
+
+
+def _behavioral_plan() -> str:
+    """Claims of behavioral health plans, but for those whose lines say substance use treatment (DMC-ODS)."""
+    of = " UNION ALL ".join(
+        f"""SELECT c.claim_id, k.category FROM medical_claim c JOIN organisation o ON o.organisation_id = c.{named}
+        JOIN listed k ON k.code_system = 'ORGANISATION_KIND' AND k.code = o.kind WHERE {_VALID}"""
+        for named in ("organisation_id", "submitter_id")
+    )
+    return f"""SELECT DISTINCT claim_id, category, 'delivery' FROM ({of})
+        WHERE claim_id NOT IN (SELECT claim_id FROM found
+          WHERE category = '{Category.PART2}' AND reason IN ('line', 'delivery'))"""
+
+
+def _drug(name: str) -> str:
+    """The listed ingredient is one of the words of a drug's name."""
+    return f"list_contains(regexp_extract_all({name}, '[a-z]+'), k.code)"
+
+
+def _pharmacy() -> str:
+    return f"""SELECT claim_id, k.category, 'drug' AS reason FROM pharmacy_claim p JOIN (
+            SELECT d.drug_name, k.category, k.valid_from, k.valid_through
+            FROM (SELECT DISTINCT drug_name FROM pharmacy_claim) d
+            JOIN listed k ON k.code_system = 'INGREDIENT' AND {_drug("lower(d.drug_name)")}) k
+          ON p.drug_name = k.drug_name AND p.fill_date BETWEEN k.valid_from AND k.valid_through
+        UNION ALL SELECT claim_id, '{Category.PART2}', 'provider' FROM pharmacy_claim
+          WHERE prescriber_npi IN (FROM program) OR pharmacy_npi IN (FROM program)"""
+
+
+def _linked() -> str:
+    return f"""SELECT DISTINCT p.claim_id, v.category, 'linked' FROM pharmacy_claim p JOIN (
+          SELECT DISTINCT c.member_id, c.through_date, h.category, unnest([c.billing_npi, l.rendering_npi]) AS npi
+          FROM medical_hit h JOIN medical_claim c USING (claim_id) JOIN medical_claim_line l USING (claim_id)) v
+        ON v.member_id = p.member_id AND v.npi = p.prescriber_npi
+          AND p.fill_date BETWEEN v.through_date AND v.through_date + {LINK_DAYS}"""
+
+
+def _of_age(claims: str, day: str) -> str:
+    """The hits of `found`, where `minor_consent` asks for the member's age, and what follows from other categories."""
+    minor, (youngest, oldest) = Category.MINOR_CONSENT, MINOR_AGES
+    return f"""SELECT claim_id, category, reason FROM found WHERE category <> '{minor}'
+        UNION ALL
+        SELECT f.claim_id, '{minor}', CASE WHEN f.category = '{minor}' THEN f.reason ELSE 'category' END
+        FROM found f JOIN {claims} c USING (claim_id) JOIN member m ON m.member_id = c.member_id
+        WHERE date_sub('year', m.birth_date, c.{day}) BETWEEN {youngest} AND {oldest}
+          AND (f.category = '{minor}' OR f.category IN (
+            SELECT code FROM listed WHERE category = '{minor}' AND code_system = 'CATEGORY'))"""
