@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import ibis
 
-from workbench.lake.part2 import sensitive_claims
+from workbench.lake.sensitive import sensitive_claims
 from workbench.lib import risk
 from workbench.lib.measures import MEASURES
 from workbench.lib.tables import Tables
