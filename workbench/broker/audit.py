@@ -144,12 +144,9 @@ class Audit:
         """Keeps the marks of the members (or tokens) in an answer; gives the reference for the column `returned`.
 
         `capped`: the answer had more than these. It hashes and syncs a file: call it beside an event loop.
-        Raises AuditUnavailable.
+        Raises OSError: by then the answer has left, so its end is to be recorded without the list.
         """
-        try:
-            return self.marks.returned(ids, capped)
-        except OSError:
-            raise AuditUnavailable from None
+        return self.marks.returned(ids, capped)
 
     def close(self) -> None:
         """Writes what waits, sets a checkpoint and ends."""

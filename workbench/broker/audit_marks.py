@@ -12,7 +12,8 @@ import hmac
 import os
 import re
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 RETURNED = "returned"
@@ -46,38 +47,15 @@ class Marks:
         """Keeps the marks of an answer's members and returns the reference; durable when it returns. Raises OSError."""
         return self._keep(ids) + (CAPPED if capped else "")
 
-    def holds(self, reference: str, ids: Iterable[str]) -> bool | None:
-        """Whether a kept list holds one of the ids; None where it is gone."""
-        return self._holds(self.path(reference), ids)
-
-    def names(self, statement: str, ids: Iterable[str]) -> bool:
-        """Whether a statement as the log keeps it names one of the ids as a literal, alone or in a long list."""
-        wanted = list(ids)
-        if any(self.literal(id) in statement for id in wanted):
-            return True
-        lists = (path for name in _LIST_MARK.findall(statement) for path in self._starting(name))
-        return any(self._holds(path, wanted) for path in lists)
-
-    def path(self, reference: str) -> Path | None:
-        """The file of a reference; None where it is none."""
-        found = _REFERENCE.fullmatch(reference)
-        return self._folder / found[1][:2] / found[1] if found else None
-
-    def whole(self, reference: str) -> bool:
-        """Whether the list of a reference is there as it was kept."""
-        return is_whole(self._folder.parent, reference)
-
-    def _holds(self, path: Path | None, ids: Iterable[str]) -> bool | None:
-        try:
-            raw = path.read_bytes() if path is not None else None
-        except OSError:
-            raw = None
-        if raw is None:
-            return None
-        return any(_sorted_holds(raw, self._digest(id)[:MARK_BYTES]) for id in ids)
-
-    def _starting(self, name: str) -> Iterator[Path]:
-        return (self._folder / name[:2]).glob(f"{name}*")
+    def wanted(self, ids: Iterable[str]) -> Wanted:
+        """What the log would hold of any of these ids: of one member, under her own id and her tokens."""
+        ids = list(ids)
+        return Wanted(
+            frozenset(self.subject(id) for id in ids),
+            tuple("#" + self._digest(id).hex()[:12] for id in ids),
+            tuple(self._digest(id)[:MARK_BYTES] for id in ids),
+            self._folder,
+        )
 
     def _keep(self, ids: Iterable[str]) -> str:
         content = b"".join(sorted({self._digest(id)[:MARK_BYTES] for id in ids}))
@@ -98,16 +76,53 @@ class Marks:
         return hmac.digest(self._key, _raw(text), "sha256")
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """One member, as the log would have marked her."""
+
+    subjects: frozenset[str]
+    _literals: tuple[str, ...]
+    _entries: tuple[bytes, ...]
+    _folder: Path
+
+    def named(self, statement: str) -> bool:
+        """Whether a statement as the log keeps it names her as a literal, alone or in a long list."""
+        if any(literal in statement for literal in self._literals):
+            return True
+        lists = (
+            path
+            for name in _LIST_MARK.findall(statement)
+            for path in (self._folder / name[:2]).glob(f"{name}*")
+        )
+        return any(self._within(path) for path in lists)
+
+    def returned(self, reference: str) -> bool | None:
+        """Whether the list of an answer's members holds her; None where it is gone."""
+        path = list_path(self._folder.parent, reference)
+        return self._within(path) if path is not None else None
+
+    def _within(self, path: Path) -> bool | None:
+        try:
+            raw = path.read_bytes()
+        except OSError:
+            return None
+        return any(_sorted_holds(raw, entry) for entry in self._entries)
+
+
+def list_path(folder: Path, reference: str) -> Path | None:
+    """The file of a reference in the auditors' folder; None where it is no reference."""
+    found = _REFERENCE.fullmatch(reference)
+    return folder / RETURNED / found[1][:2] / found[1] if found else None
+
+
 def is_whole(folder: Path, reference: str) -> bool:
     """Whether the auditors' folder still has the list of a reference, unchanged; needs no key."""
-    found = _REFERENCE.fullmatch(reference)
-    if found is None:
-        return False
+    path = list_path(folder, reference)
     try:
-        raw = (folder / RETURNED / found[1][:2] / found[1]).read_bytes()
+        raw = path.read_bytes() if path is not None else b""
     except OSError:
         return False
-    return hashlib.sha256(raw).hexdigest() == found[1]
+    return path is not None and hashlib.sha256(raw).hexdigest() == path.name
 
 
 def _sorted_holds(raw: bytes, mark: bytes) -> bool:
