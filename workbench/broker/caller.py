@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Literal
 
 from workbench.broker.bindings import Binding
 from workbench.broker.grants import Grant
 from workbench.broker.slices import Slice
+
+Way = Literal["notebook", "app", "report", "operator", "lmr_api", "risk_api", "feed", "tabulate"]
+"""How a caller comes: from a server of one of the Hub's kinds, from the machine itself, or on a channel's listener."""
+OPENS = {"notebook": "notebook", "app": "apps", "report": "reports", "operator": None}
+"""The channel that a grant must open for a way; the others are named as their channels are."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +27,7 @@ class Caller:
     user: str
     grant: str
     purpose: str | None
-    channel: Literal["notebook", "app", "report", "operator"]
+    channel: Way
     server: str = ""
     release: str | None = None
     groups: frozenset[str] | None = None
@@ -31,7 +36,7 @@ class Caller:
     @classmethod
     def of(cls, binding: Binding, groups: frozenset[str]) -> Caller:
         """The caller behind a binding."""
-        channel: Literal["notebook", "app", "report"] = "notebook"
+        channel: Way = "notebook"
         if binding.kind != "server":
             channel = "app" if binding.kind == "app" else "report"
         return cls(
@@ -41,7 +46,7 @@ class Caller:
     @property
     def opens(self) -> str | None:
         """The channel that the grant must open; None for an operator."""
-        return {"notebook": "notebook", "app": "apps", "report": "reports"}.get(self.channel)
+        return OPENS.get(self.channel, self.channel)
 
 
 @dataclass
@@ -51,7 +56,7 @@ class Answer:
     id: str
     grant: Grant
     slice: Slice
-    chunks: AsyncIterator[bytes]
+    chunks: AsyncGenerator[bytes, None]
 
     @property
     def headers(self) -> dict[str, str]:

@@ -1,16 +1,14 @@
 """The broker: decides, cuts the slice, admits the statement, runs it in a worker, and records all of it.
 
-Every way to data (notebook, app, report, command line) goes through `Broker.query` or `Broker.tabulate`.
+Every way to data (notebook, app, report, command line, the channels) goes through `Broker.reading`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
-import uuid
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Collection, Coroutine, Mapping
 from concurrent.futures import Future
 from typing import Any
 
@@ -20,16 +18,20 @@ from workbench.broker.bindings import CHANNELS, KINDS, Binding, BindingRefused, 
 from workbench.broker.caller import Answer, Caller
 from workbench.broker.grants import Channel, Decision, Grant, GrantBook, Level
 from workbench.broker.hub import Directory
-from workbench.broker.pool import Lease, Pool, PoolLimits
-from workbench.broker.said import milliseconds, outcome, report_event, who, why
+from workbench.broker.meter import Meter
+from workbench.broker.pool import Pool, PoolLimits
+from workbench.broker.reading import Reading, Statement
+from workbench.broker.said import report_event, why
 from workbench.broker.shelf import Ready, Shelf, SliceBuilding, SliceKind
-from workbench.broker.slices import NoRows, Slice, slice_id
+from workbench.broker.slices import Slice, slice_id
 from workbench.broker.state import State
 from workbench.broker.tabulate import check_spec
 from workbench.broker.vault import Vault
 from workbench.errors import WorkbenchError
 from workbench.lake.release import Release, UnknownRelease, open_release
 from workbench.sandbox import available
+from workbench.schema import dictionary
+from workbench.schema.dictionary import IdentifierClass
 from workbench.settings import Settings
 
 AUDITORS = "auditors"
@@ -38,6 +40,13 @@ LONG_STATEMENT = 4_000
 """Characters above which a statement is parsed beside the event loop, not in it."""
 REMEMBERED_QUERIES = 2_000
 REMEMBERED_STATEMENTS = 500
+MEMBER_KEYS = frozenset(
+    (table.name, column.name)
+    for table in dictionary().values()
+    for column in table.columns.values()
+    if column.identifier_class is IdentifierClass.MEMBER_KEY
+)
+"""The columns that name a member, or his token."""
 
 __all__ = ["Answer", "Broker", "Caller", "NotAnAuditor", "SliceBuilding"]
 
@@ -61,16 +70,19 @@ class Broker:
         self.vault = Vault(self.state)
         self.bindings = Bindings(self.state)
         self.pool = Pool(limits)
+        self.meter = Meter(self.state.engine)
         self._book: tuple[object, GrantBook] | None = None
-        self._shelf = Shelf(settings.lake, self.vault, self._record)
+        self.shelf = Shelf(settings.lake, self.vault, self.record)
         self._releases: dict[str, Release] = {}
         self._admitted: OrderedDict[tuple[str, str], gate.Admitted] = OrderedDict()
         self._queries: OrderedDict[str, dict[str, Any]] = OrderedDict()
+        self._later: set[asyncio.Task[None]] = set()
 
     async def close(self) -> None:
         """Ends the workers, writes the last checkpoint, gives up the lock."""
         await self.pool.close()
-        await self._shelf.close()
+        await asyncio.gather(*self._later, return_exceptions=True)
+        await self.shelf.close()
         await asyncio.to_thread(self.audit.close)
         self.state.close()
 
@@ -86,14 +98,12 @@ class Broker:
             self._book = (stamp, GrantBook.load(folder))
         return self._book[1]
 
-    def permit(self, caller: Caller, *, tabulate: bool = False) -> Grant:
-        """The caller's grant, if it is open to this caller now. Raises GrantRefused."""
+    def permit(self, caller: Caller, *, channel: Channel | None = None) -> Grant:
+        """The caller's grant, if it is open to this caller now on that channel (or her own). Raises GrantRefused."""
         book = self.grants()
         groups = caller.groups if caller.groups is not None else book.get(caller.grant).groups
-        channel = None if caller.operator else caller.opens
-        if tabulate and channel == "notebook":
-            channel = Channel.TABULATE
-        return book.require(caller.grant, groups, purpose=caller.purpose, channel=channel)
+        opened = None if caller.operator else channel or caller.opens
+        return book.require(caller.grant, groups, purpose=caller.purpose, channel=opened)
 
     def decisions(self, groups: frozenset[str]) -> list[Decision]:
         """One decision for each grant there is."""
@@ -107,138 +117,74 @@ class Broker:
             self._releases[caller.release] = open_release(self.settings.lake, caller.release)
         return self._releases[caller.release]
 
+    def reading(
+        self,
+        caller: Caller,
+        *,
+        statement: Statement,
+        tables: Collection[str] = (),
+        columns: Collection[str] = (),
+        subject: str | None = None,
+        channel: Channel | None = None,
+    ) -> Reading:
+        """One read of the caller's grant, as `async with`: permitted, counted and recorded. See `reading`.
+
+        `subject` is the member who is asked for by id; `channel` the one that the grant must open, where it is not
+        the caller's own.
+        """
+        return Reading(
+            self,
+            caller,
+            statement=statement,
+            tables=tables,
+            columns=columns,
+            subject=subject,
+            channel=channel,
+        )
+
     async def query(self, caller: Caller, sql: str, *, wait: bool = False) -> Answer:
         """Admits and starts one query. Raises GrantRefused, NoRows, SliceBuilding, GateRefusal, Busy, QueryFailed …
 
         With `wait` it waits for a slice that is being built. The answer's first bytes are there when this returns,
         and the `admitted` event is durable.
         """
-        query, started = uuid.uuid4().hex, time.perf_counter()
-        said: dict[str, Any] = {**who(caller), "query_id": query}
-        tables: Mapping[str, tuple[str, ...]] = {}
-        try:
-            grant = self.permit(caller)
-            if grant.level == Level.AGGREGATE:
-                raise NoRows(
-                    f"Grant {grant.name} is of level aggregate: it has tables, no rows.",
-                    hint='Ask for one of the tables: `s.tabulate("members_by_county", year=2025)`.',
-                )
-            ready = await self._slice(caller, grant, "slice", wait=wait)
-            tables = ready.tables
-            said |= {"release": ready.slice.manifest["release"], "slice": ready.slice.id}
+        reading = self.reading(caller, statement=lambda known: gate.redact(sql, known, self.audit.mark))
+        chunks = self._rows(reading, sql, wait)
+        await anext(chunks)
+        return Answer(reading.id, reading.grant, reading.slice, chunks)
+
+    async def _rows(self, reading: Reading, sql: str, wait: bool) -> AsyncGenerator[bytes, None]:
+        """Nothing as soon as the first bytes may leave, then the bytes. Closing it ends the query."""
+        async with reading:
+            ready = await reading.ready(wait=wait)
             admitted = await self._admit(sql, ready)
-        except SliceBuilding:
-            raise
-        except WorkbenchError as refusal:
-            statement = gate.redact(sql, tables, self.audit.mark)
-            await self._record("refused", **said, statement=statement, **why(refusal))
-            raise
-        admission = self.audit.submit(
-            "admitted",
-            **said,
-            statement=admitted.normalised,
-            tables=admitted.tables,
-            columns=admitted.columns,
-        )
-        lease: Lease | None = None
-        try:
-            lease = await self.pool.lease(
-                ready.mount,
-                caller.user,
-                grant.name,
-                concurrent=grant.limits.concurrent_queries,
-                seconds=grant.limits.seconds_per_query,
-            )
-            stream = lease.query(admitted.sql)
-            first = await anext(stream)
-            await asyncio.wrap_future(admission)
-        except BaseException as error:
-            if lease is not None:
-                lease.close()
-            self._end(said, started, error=error)
-            raise
-        self._remember(query, {"user": caller.user, "state": "running", "rows": None, "bytes": 0})
-        chunks = self._chunks(said, started, lease, first, stream)
-        return Answer(query, grant, ready.slice, chunks)
-
-    async def _chunks(
-        self,
-        said: Mapping[str, Any],
-        started: float,
-        lease: Lease,
-        first: bytes,
-        stream: AsyncIterator[bytes],
-    ) -> AsyncIterator[bytes]:
-        sent = 0
-        problem: BaseException | None = None
-        try:
-            sent = len(first)
-            yield first
-            async for chunk in stream:
-                sent += len(chunk)
-                yield chunk
-        except BaseException as error:
-            problem = error
-            raise
-        finally:
-            lease.close()
-            self._end(said, started, error=problem, rows=lease.summary.get("rows"), sent=sent)
-
-    def _end(
-        self,
-        said: Mapping[str, Any],
-        started: float,
-        *,
-        error: BaseException | None = None,
-        rows: int | None = None,
-        sent: int = 0,
-    ) -> None:
-        """Records how a query ended; it does not wait, because the caller may be gone."""
-        ended, reason = outcome(error)
-        self.audit.submit(
-            "ended", **said, rows=rows, bytes=sent, ms=milliseconds(started), outcome=ended, **reason
-        )
-        self._remember(
-            str(said["query_id"]),
-            {"user": said["user"], "state": ended, "rows": rows, "bytes": sent, **reason},
-        )
+            reading.says(admitted.normalised, admitted.tables, admitted.columns)
+            lease = await reading.lease(ready)
+            pieces = lease.query(admitted.sql, members=_member_key(ready, admitted.columns))
+            piece = await anext(pieces)
+            reading.count(rows=lease.rows, bytes=len(piece))
+            await reading.admitted()
+            yield b""
+            yield piece
+            async for piece in pieces:
+                reading.count(rows=lease.rows - reading.rows, bytes=len(piece))
+                yield piece
+            reading.count(members=lease.summary.get("members"), capped=bool(lease.summary.get("capped")))
 
     async def tabulate(
         self, caller: Caller, spec: Mapping[str, Any], *, wait: bool = False
     ) -> dict[str, Any]:
         """One table of the catalogue with small cells hidden, from the grant's private base. Never SQL."""
-        query, started = uuid.uuid4().hex, time.perf_counter()
-        said: dict[str, Any] = {**who(caller), "query_id": query}
-        try:
-            grant = self.permit(caller, tabulate=True)
-            check_spec(spec)
-            ready = await self._slice(caller, grant, "tabulation", wait=wait)
-        except SliceBuilding:
-            raise
-        except WorkbenchError as refusal:
-            await self._record("refused", **said, statement="tabulate", **why(refusal))
-            raise
-        said |= {"release": ready.slice.manifest["release"], "slice": ready.slice.id}
         statement = "tabulate " + " ".join(f"{name}={value}" for name, value in sorted(spec.items()))
-        await self._record("admitted", **said, statement=statement, tables=[str(spec["table"])])
-        lease: Lease | None = None
-        try:
-            lease = await self.pool.lease(
-                ready.mount,
-                caller.user,
-                grant.name,
-                concurrent=grant.limits.concurrent_queries,
-                seconds=grant.limits.seconds_per_query,
-            )
+        channel = Channel.TABULATE if caller.channel == "notebook" else None
+        async with self.reading(caller, statement="tabulate", channel=channel) as reading:
+            check_spec(spec)
+            reading.says(statement, [str(spec["table"])])
+            lease = await reading.lease(await reading.ready("tabulation", wait=wait))
             answer = await lease.tabulate(spec)
-        except BaseException as error:
-            self._end(said, started, error=error)
-            raise
-        finally:
-            if lease is not None:
-                lease.close()
-        self._end(said, started, rows=len(answer["rows"]))
-        return {**answer, "grant": grant.name, "query": query}
+            reading.count(rows=len(answer["rows"]), bytes=lease.summary["bytes"])
+            await reading.admitted()
+        return {**answer, "grant": reading.grant.name, "query": reading.id}
 
     async def whoami(self, caller: Caller) -> dict[str, Any]:
         """The caller, the grant and what they permit, in plain words and values."""
@@ -270,7 +216,7 @@ class Broker:
             kind: SliceKind = "tabulation" if grant.level == Level.AGGREGATE else "slice"
             about["slice"] = slice_id(release, grant, kind)
             with contextlib.suppress(SliceBuilding, WorkbenchError):
-                ready = await self._slice(caller, grant, kind, patience=0.0)
+                ready = await self.shelf.take(release, grant, kind, patience=0.0)
                 about["fitness"] = ready.slice.fitness
                 if kind == "slice":
                     self.pool.warm(ready.mount, caller.user)
@@ -279,7 +225,7 @@ class Broker:
     async def tables(self, caller: Caller, *, wait: bool = False) -> dict[str, Any]:
         """The slice's dictionary: tables with grain, meaning, rows and columns, and what the slice is fit for."""
         grant = self.permit(caller)
-        ready = await self._slice(caller, grant, "slice", wait=wait)
+        ready = await self.shelf.take(self.release(caller), grant, "slice", wait=wait)
         names = ("grain", "about", "rows")
         tables = {
             name: {key: entry.get(key) for key in names}
@@ -327,9 +273,9 @@ class Broker:
             with contextlib.suppress(UnknownRelease):
                 release = open_release(self.settings.lake).id
         except WorkbenchError as refusal:
-            await self._record("binding-refused", **said, **why(refusal))
+            await self.record("binding-refused", **said, **why(refusal))
             raise
-        await self._record("bound", **said, release=release)
+        await self.record("bound", **said, release=release)
         return await asyncio.to_thread(
             lambda: self.bindings.add(
                 kind=kind, server=server, user=user, grant=grant, purpose=purpose, release=release,
@@ -345,19 +291,19 @@ class Broker:
             "purpose": binding.purpose,
             "server": binding.server,
         }
-        await self._record("unbound", **said, reason=reason)
+        await self.record("unbound", **said, reason=reason)
         await asyncio.to_thread(self.bindings.remove, binding.id)
 
     async def told(self, body: Mapping[str, Any]) -> None:
         """Writes down what the report service tells, and returns when it is durable. Raises UntellableEvent."""
         event, said = report_event(body)
-        await self._record(event, **said)
+        await self.record(event, **said)
 
     async def start_build(self, caller: Caller, *, wait: bool = False) -> Slice:
         """The slice (of an aggregate grant: its tabulation base), built now if it is not there. Raises SliceBuilding."""
         grant = self.permit(caller)
         kind: SliceKind = "tabulation" if grant.level == Level.AGGREGATE else "slice"
-        return (await self._slice(caller, grant, kind, wait=wait)).slice
+        return (await self.shelf.take(self.release(caller), grant, kind, wait=wait)).slice
 
     async def _admit(self, sql: str, ready: Ready) -> gate.Admitted:
         """The gate's verdict. It rests on the statement and the slice alone, so that one said before still holds."""
@@ -371,27 +317,31 @@ class Broker:
                 self._admitted.popitem(last=False)
         return admitted
 
-    async def _slice(
-        self,
-        caller: Caller,
-        grant: Grant,
-        kind: SliceKind,
-        *,
-        wait: bool = False,
-        patience: float | None = None,
-    ) -> Ready:
-        return await self._shelf.take(self.release(caller), grant, kind, wait=wait, patience=patience)
-
     def _organisation(self, grant: Grant) -> str:
         registry = self.grants().registry
         names = [registry.name(organisation) for organisation in grant.organisation.ids]
         return ", ".join(names) or "State of California"
 
-    async def _record(self, event: str, **said: Any) -> None:
+    async def record(self, event: str, **said: Any) -> None:
+        """Writes one event and returns when it is durable. Raises AuditUnavailable."""
         future: Future[None] = self.audit.submit(event, **said)
         await asyncio.wrap_future(future)
 
-    def _remember(self, query: str, state: dict[str, Any]) -> None:
+    def later(self, work: Coroutine[Any, Any, None]) -> None:
+        """Has something done that nobody waits for, but the broker's end."""
+        task = asyncio.create_task(work)
+        self._later.add(task)
+        task.add_done_callback(self._later.discard)
+
+    def remember(self, query: str, state: dict[str, Any]) -> None:
+        """Keeps how a read stands, for `query_state`."""
         self._queries[query] = state
         while len(self._queries) > REMEMBERED_QUERIES:
             self._queries.popitem(last=False)
+
+
+def _member_key(ready: Ready, columns: Collection[str]) -> tuple[str, str] | None:
+    """Where a worker finds the slice's members, if a statement that reads these columns can name one."""
+    if not any(f"{table}.{column}" in columns for table, column in MEMBER_KEYS):
+        return None
+    return next((t, c) for t in ready.tables for c in ready.tables[t] if (t, c) in MEMBER_KEYS)

@@ -1,4 +1,4 @@
-"""How the broker and a worker talk over their socket pair: a kind, a length, a payload."""
+"""How the broker and a worker talk over their socket pair: a kind, the rows in the payload, its length, the payload."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import socket
 import struct
 from typing import Any
 
-HEADER = struct.Struct("!cQ")
+HEADER = struct.Struct("!cIQ")
+"""Rows stand in the head of ARROW frames, so that the broker can meter an answer that it does not read; those of the
+first batch in the frame before it, the schema's, so that a limit can be met before the first byte."""
 
 OPEN, READY = b"O", b"R"
 QUERY, TABULATE, CANCEL = b"Q", b"T", b"C"
@@ -22,10 +24,10 @@ class ChannelGone(Exception):
     """The other side is gone. (Not an OSError: an Arrow stream reports the engine's own errors as such.)"""
 
 
-def send(sock: socket.socket, kind: bytes, payload: Any) -> None:
+def send(sock: socket.socket, kind: bytes, payload: Any, rows: int = 0) -> None:
     """Sends one frame; `payload` is anything with the buffer protocol. Blocks. Raises ChannelGone."""
     view = memoryview(payload).cast("B")
-    header = HEADER.pack(kind, view.nbytes)
+    header = HEADER.pack(kind, rows, view.nbytes)
     try:
         sent = sock.sendmsg([header, view])
         if sent < len(header):
@@ -43,7 +45,7 @@ def send_json(sock: socket.socket, kind: bytes, value: Any) -> None:
 
 def receive(sock: socket.socket) -> tuple[bytes, bytes]:
     """The next frame; raises ChannelGone. Blocks."""
-    kind, length = HEADER.unpack(_exactly(sock, HEADER.size))
+    kind, _, length = HEADER.unpack(_exactly(sock, HEADER.size))
     return kind, _exactly(sock, length)
 
 

@@ -213,6 +213,8 @@ class _Walk:
         self.use.tables.add(name)
         columns = self.tables[name]
         renamed = node.get("column_name_alias")
+        if renamed:
+            self.use.columns.update((name, column) for column in columns)
         return _Source(alias or name, name if not renamed else None, _renamed(columns, renamed))
 
     def _join(self, node: Tree, ctes: Mapping[str, Columns], outer: _Scope | None) -> list[_Source]:

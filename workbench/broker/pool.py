@@ -1,8 +1,8 @@
 """The broker's workers: warm sandboxed processes, one slice each, one query at a time in each.
 
 A worker belongs to the user who asked last; another user of the same slice gets a fresh one. A worker that overruns,
-dies or does not answer is killed and replaced; no other worker notices. Callers wait in the order in which they came,
-except that a grant at its limit of concurrent queries lets others pass.
+dies or does not answer is killed and replaced; no other worker notices. Whose turn it is, `turns` says; among equals,
+who came first.
 """
 
 from __future__ import annotations
@@ -10,20 +10,22 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from workbench.broker import frames
 from workbench.broker.process import (
+    CONSENT_CHANGED,
     Mount,
     PoolLimits,
     QueryFailed,
     WorkerLost,
     WorkerProcess,
+    ended,
     failure,
 )
+from workbench.broker.turns import Turns
 from workbench.errors import WorkbenchError
 
 CANCEL_SECONDS = 0.5
@@ -56,11 +58,20 @@ class Lease:
         self.summary: dict[str, Any] = {}
         self._clean = True
         process.waited = 0.0
+        process.rows = 0
 
-    async def query(self, sql: str) -> AsyncIterator[bytes]:
-        """The bytes of the Arrow stream. Raises QueryFailed or WorkerLost, before or between pieces."""
+    @property
+    def rows(self) -> int:
+        """Rows of the answer so far, with those of the batch that the last piece begins or belongs to."""
+        return self.process.rows
+
+    async def query(self, sql: str, *, members: tuple[str, str] | None = None) -> AsyncIterator[bytes]:
+        """The bytes of the Arrow stream. Raises QueryFailed or WorkerLost, before or between pieces.
+
+        `members` is the table and column of the slice's members, where `summary` is to tell which of them were named.
+        """
         self._clean = False
-        await self.process.send(frames.QUERY, {"sql": sql})
+        await self.process.send(frames.QUERY, {"sql": sql, "members": members})
         while True:
             kind, length = await self.process.header()
             if kind == frames.ARROW:
@@ -83,7 +94,7 @@ class Lease:
         answer = json.loads(payload)
         if kind != frames.DONE:
             raise failure(answer)
-        self.summary = {"ms": answer["ms"]}
+        self.summary = {"ms": answer["ms"], "bytes": len(payload)}
         found: dict[str, Any] = answer["answer"]
         return found
 
@@ -102,8 +113,8 @@ class Pool:
         self._starting = 0
         self._warming: list[tuple[Mount, str]] = []
         self._recovering = 0
-        self._running: Counter[str] = Counter()
-        self._of_user: Counter[str] = Counter()
+        self._turns = Turns(self.limits.workers)
+        self._cuts: dict[str, float] = {}
         self._waiting: list[_Waiter] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._watch: asyncio.Task[None] | None = None
@@ -118,11 +129,17 @@ class Pool:
         concurrent: int = 4,
         seconds: float = 120,
         wait: float = WAIT_SECONDS,
+        asked: float | None = None,
     ) -> Lease:
-        """A worker of that slice for that user. Raises Busy after `wait` seconds, WorkerLost if none starts."""
+        """A worker of that slice for that user. Raises Busy after `wait` seconds, WorkerLost if none starts.
+
+        `asked` (monotonic) is when the caller was given the slice; one that was cut since is not served.
+        """
         if self._watch is None:
             self._watch = asyncio.create_task(self._watch_over())
-        waiter = _Waiter(mount, user, grant, concurrent, seconds, asyncio.get_running_loop().create_future())
+        asked = time.monotonic() if asked is None else asked
+        future: asyncio.Future[Lease] = asyncio.get_running_loop().create_future()
+        waiter = _Waiter(mount, user, grant, concurrent, seconds, asked, future)
         self._waiting.append(waiter)
         self._dispatch()
         try:
@@ -145,30 +162,39 @@ class Pool:
             future.cancel()
 
     def _dispatch(self) -> None:
-        """Gives workers to those who wait, in order."""
-        if self._closed:
-            return
-        for waiter in list(self._waiting):
-            if self._running[waiter.grant] >= waiter.concurrent or self._has_enough(waiter.user):
+        """Gives workers to those who wait, each time to the one whose turn it is."""
+        while not self._closed:
+            ready = [waiter for waiter in self._waiting if self._may_start(waiter)]
+            if not ready:
+                return
+            waiter = min(ready, key=lambda waiter: self._turns.place(waiter.grant, waiter.user))
+            self._waiting.remove(waiter)
+            if self._is_cut(waiter):
+                waiter.future.set_exception(ended(CONSENT_CHANGED))
                 continue
+            self._turns.begin(waiter.grant, waiter.user)
             process = self._take_idle(waiter)
             if process is not None:
                 self._hand_over(waiter, process)
-            elif self._is_warming(waiter.mount, waiter.user):
-                continue
-            elif self._total() < self.limits.workers or self._evict():
-                self._waiting.remove(waiter)
-                self._count(waiter.grant, waiter.user, 1)
+            else:
+                if self._total() >= self.limits.workers:
+                    self._evict()
                 self._starting += 1
                 self._spawn(self._start_for(waiter))
 
-    def _has_enough(self, user: str) -> bool:
-        """One user never holds the last worker: others are served while she floods the broker."""
-        return self._of_user[user] >= max(1, self.limits.workers - 1)
+    def _may_start(self, waiter: _Waiter) -> bool:
+        if not self._turns.may(waiter.grant, waiter.user, waiter.concurrent):
+            return False
+        if self._has_idle(waiter.mount, waiter.user):
+            return True
+        room = self._total() < self.limits.workers or bool(self._idle)
+        return room and not self._is_warming(waiter.mount, waiter.user)
 
-    def _count(self, grant: str, user: str, step: int) -> None:
-        self._running[grant] += step
-        self._of_user[user] += step
+    def _is_cut(self, waiter: _Waiter) -> bool:
+        return self._cuts.get(waiter.mount.slice_id, -1.0) > waiter.asked
+
+    def _has_idle(self, mount: Mount, user: str) -> bool:
+        return any(process.mount == mount and process.user == user for process in self._idle)
 
     def _take_idle(self, waiter: _Waiter) -> WorkerProcess | None:
         for process in list(self._idle):
@@ -180,11 +206,10 @@ class Pool:
         return None
 
     def _hand_over(self, waiter: _Waiter, process: WorkerProcess) -> None:
-        if waiter in self._waiting:
-            self._waiting.remove(waiter)
-            self._count(waiter.grant, waiter.user, 1)
         lease = Lease(self, process, waiter.grant, waiter.seconds)
         self._leases.add(lease)
+        if self._is_cut(waiter):
+            process.kill(CONSENT_CHANGED)
         if waiter.future.done():
             lease.close()
         else:
@@ -217,7 +242,7 @@ class Pool:
         try:
             await process.start(self.limits)
         except Exception as error:
-            self._count(waiter.grant, waiter.user, -1)
+            self._turns.end(waiter.grant, waiter.user)
             if not waiter.future.done():
                 waiter.future.set_exception(error)
                 waiter.future.exception()
@@ -232,7 +257,7 @@ class Pool:
         if lease not in self._leases:
             return
         self._leases.discard(lease)
-        self._count(lease.grant, lease.process.user, -1)
+        self._turns.end(lease.grant, lease.process.user)
         if clean and lease.process.alive:
             self._rest(lease.process)
         elif lease.process.alive and not lease.process.killed_for:
@@ -273,11 +298,19 @@ class Pool:
         self._bury(oldest)
         return True
 
-    def retire(self, slice_id: str) -> None:
-        """Ends the idle workers of a slice."""
+    def cut(self, slice_id: str, reason: str = CONSENT_CHANGED) -> None:
+        """Ends every worker of a slice, busy ones too: their callers learn the reason (one of `process.ENDS`).
+
+        Who was given the slice before and has no worker yet gets none.
+        """
+        self._cuts[slice_id] = time.monotonic()
+        for lease in self._leases:
+            if lease.process.mount.slice_id == slice_id:
+                lease.process.kill(reason)
         for process in [process for process in self._idle if process.mount.slice_id == slice_id]:
             self._idle.remove(process)
             self._bury(process)
+        self._dispatch()
 
     def _total(self) -> int:
         return len(self._idle) + len(self._leases) + self._starting + self._recovering + len(self._warming)
@@ -325,4 +358,5 @@ class _Waiter:
     grant: str
     concurrent: int
     seconds: float
+    asked: float
     future: asyncio.Future[Lease]

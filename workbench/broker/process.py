@@ -42,6 +42,31 @@ class WorkerLost(WorkbenchError):
     http_status = 500
 
 
+CONSENT_CHANGED = "consent-changed"
+ENDS = {
+    "time": (
+        "The query took longer than its grant allows.",
+        "Filter earlier, ask for fewer columns, or aggregate in steps.",
+        "time-limit",
+        422,
+    ),
+    "stall": ("The answer was not read, so the query was ended.", "", "not-read", 408),
+    CONSENT_CHANGED: (
+        "A member's consent changed while the query ran, so its answer was cut off.",
+        "Ask again: the answer comes from what may be seen now.",
+        CONSENT_CHANGED,
+        409,
+    ),
+    "": (
+        "The worker that ran the query ended, most likely because it needed more memory than it may use.",
+        "Ask for fewer rows or columns, filter earlier, or aggregate in steps.",
+        "worker-lost",
+        422,
+    ),
+}
+"""Why a worker was killed -> what its caller learns: reason, hint, code, HTTP status."""
+
+
 @dataclass(frozen=True)
 class Mount:
     """What one kind of worker has: a slice's folder, its tables and the mode."""
@@ -99,6 +124,8 @@ class WorkerProcess:
         self.waited = 0.0
         self.waiting_since: float | None = None
         self.killed_for = ""
+        self.rows = 0
+        """Rows of the current answer that the worker has begun to send."""
         self._left = 0
         self._running: Running | None = None
         self._socket: socket.socket | None = None
@@ -139,11 +166,12 @@ class WorkerProcess:
         payload = json.dumps(value).encode()
         with contextlib.suppress(OSError):
             await asyncio.get_running_loop().sock_sendall(
-                self._socket, frames.HEADER.pack(kind, len(payload)) + payload
+                self._socket, frames.HEADER.pack(kind, 0, len(payload)) + payload
             )
 
     async def header(self) -> tuple[bytes, int]:
-        kind, length = frames.HEADER.unpack(await self.payload(frames.HEADER.size))
+        kind, rows, length = frames.HEADER.unpack(await self.payload(frames.HEADER.size))
+        self.rows += rows
         return kind, length
 
     async def frame(self) -> tuple[bytes, bytes]:
@@ -186,26 +214,8 @@ class WorkerProcess:
             self.waiting_since = None
             self.used = time.monotonic()
         if not data:
-            raise self._lost()
+            raise ended(self.killed_for)
         return data
-
-    def _lost(self) -> WorkerLost:
-        if self.killed_for == "time":
-            return WorkerLost(
-                "The query took longer than its grant allows.",
-                hint="Filter earlier, ask for fewer columns, or aggregate in steps.",
-                code="time-limit",
-                http_status=422,
-            )
-        if self.killed_for == "stall":
-            return WorkerLost(
-                "The answer was not read, so the query was ended.", code="not-read", http_status=408
-            )
-        return WorkerLost(
-            "The worker that ran the query ended, most likely because it needed more memory than it may use.",
-            hint="Ask for fewer rows or columns, filter earlier, or aggregate in steps.",
-            http_status=422,
-        )
 
     def busy_seconds(self) -> float:
         """Time that the current query has made the broker wait."""
@@ -268,3 +278,9 @@ def failure(said: Mapping[str, Any]) -> QueryFailed:
         code=code,
         http_status=int(said.get("status") or STATUS.get(code, 400)),
     )
+
+
+def ended(why: str) -> WorkerLost:
+    """What the caller of a worker that was killed for this learns."""
+    reason, hint, code, status = ENDS.get(why, ENDS[""])
+    return WorkerLost(reason, hint=hint, code=code, http_status=status)

@@ -13,10 +13,12 @@ import socket
 import sys
 import threading
 import time
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench.broker import frames
+from workbench.broker.members_found import Found
 
 if TYPE_CHECKING:
     import duckdb
@@ -76,7 +78,7 @@ class Worker:
             kind, payload = job
             try:
                 if kind == frames.QUERY and mode == "query":
-                    self._query(json.loads(payload)["sql"])
+                    self._query(json.loads(payload))
                 elif kind == frames.TABULATE and mode == "tabulate":
                     self._tabulate(json.loads(payload))
                 else:
@@ -86,27 +88,32 @@ class Worker:
             except BaseException as error:
                 self._fail(error)
 
-    def _query(self, sql: str) -> None:
+    def _query(self, order: dict[str, Any]) -> None:
         assert self._connection is not None
         started = time.perf_counter()
         rows = sent = 0
-        reader = self._connection.sql(sql).to_arrow_reader(BATCH_ROWS)
+        found = Found(self._connection, *order["members"]) if order.get("members") else None
+        reader = self._connection.sql(order["sql"]).to_arrow_reader(BATCH_ROWS)
         try:
+            first = next(reader, None)  # what fails at once fails before the first byte
             head = reader.schema.serialize()
-            frames.send(self._channel, frames.ARROW, head)
+            frames.send(self._channel, frames.ARROW, head, first.num_rows if first else 0)
             sent += head.size
-            for batch in reader:
+            for batch in chain([first] if first else [], reader):
                 if self._cancelled.is_set():
                     raise KeyboardInterrupt
                 body = batch.serialize()
-                frames.send(self._channel, frames.ARROW, body)
+                frames.send(self._channel, frames.ARROW, body, 0 if batch is first else batch.num_rows)
                 rows += batch.num_rows
                 sent += body.size
+                if found is not None:
+                    found.look(batch)
         finally:
             reader.close()
         frames.send(self._channel, frames.ARROW, frames.END_OF_STREAM)
         summary = {"rows": rows, "bytes": sent + len(frames.END_OF_STREAM), "ms": _since(started)}
-        frames.send_json(self._channel, frames.DONE, summary)
+        members = found.members() if found is not None else {}
+        frames.send_json(self._channel, frames.DONE, summary | members)
 
     def _tabulate(self, spec: dict[str, Any]) -> None:
         from workbench.broker import tabulate
