@@ -12,6 +12,7 @@ import tiny_release
 from workbench.broker.grant_model import Grant
 from workbench.broker.slices import Slice
 from workbench.lake.release import Release
+from workbench.schema.sensitive import Category
 
 SIERRA, GOLDEN, MISSION = "sierra-vista", "golden-poppy", "mission-peak"
 # member: (born, [(plan, from, to)])
@@ -180,7 +181,17 @@ SAFE_HARBOR: dict[str, Any] = {
     "organisation": {"relation": "state"},
     "agreement": "A-1",
 }
-INCLUDED: dict[str, Any] = {"sensitive": {"part2": "include", "basis": "audit_evaluation_2_53"}}
+INCLUDED: dict[str, Any] = {
+    "agreement": "A-1",
+    "recipient": {"state": "CA"},
+    "sensitive": {"basis": "audit_evaluation_2_53"} | dict.fromkeys(map(str, Category), "include"),
+}
+"""Every category, for grants with rows of known people; below that level `DEIDENTIFIED`."""
+DEIDENTIFIED: dict[str, Any] = {
+    **INCLUDED,
+    "sensitive": {**INCLUDED["sensitive"], "basis": "deidentified_164_514"},
+}
+del DEIDENTIFIED["agreement"]
 
 
 def query(cut: Slice, sql: str) -> list[tuple[Any, ...]]:

@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from workbench.broker.grants import GrantBook, GrantRefused, InvalidGrants, grant_schema
+from workbench.schema.sensitive import Category
 from workbench.settings import PROJECT
 
 GRANTS = PROJECT / "grants"
@@ -136,7 +137,7 @@ INCLUDED = {"part2": "include", "basis": "research_2_52"}
         ({"sensitive": {"part2": "exclude", "basis": "research_2_52"}}, "a basis says why"),
         ({"sensitive": INCLUDED}, "carries only the purposes research"),
         ({"sensitive": {"part2": "include", "basis": "deidentified_164_514"}}, "is for the levels"),
-        ({"sensitive": {"part2": "maybe"}}, "'exclude' or 'include'"),
+        ({"sensitive": {"part2": "maybe"}}, "'exclude', 'include' or 'with_consent'"),
         ({"limits": {"rows_per_day": 0}}, "greater than or equal to 1"),
         ({"name": "Not A Name"}, "pattern"),
         ({"for_each": "mcp"}, "must hold {org}"),
@@ -151,7 +152,8 @@ def test_a_grant_that_says_what_may_not_be_is_refused_with_the_rule(
 
 def test_what_a_grant_does_not_name_is_excluded(tmp_path: Path) -> None:
     grant = book(tmp_path).get("one-plan")
-    assert grant.sensitive.excluded == ("part2",)
+    assert grant.sensitive.excluded == tuple(Category)
+    assert not grant.sensitive.included and not grant.sensitive.with_consent
 
 
 @pytest.mark.parametrize(
@@ -228,7 +230,9 @@ def test_equal_policies_have_one_digest_whoever_holds_them(tmp_path: Path) -> No
         {"organisation": {"relation": "mcp", "ids": ["sierra-vista"], "as_of": "2025-06-30"}},
         {"level": "limited", "agreement": "A-1"},
         {"tables": ["member"]},
-        {"sensitive": {"part2": "include", "basis": "audit_evaluation_2_53"}},
+        {"sensitive": {"mental_health_specialty": "include"}},
+        {"sensitive": {"hiv": "with_consent"}},
+        {"columns": {"member": ["member_id", "birth_date"]}},
     ],
 )
 def test_whatever_decides_the_rows_changes_the_digest(tmp_path: Path, changes: dict[str, Any]) -> None:

@@ -31,6 +31,7 @@ from workbench.broker.state import State
 from workbench.broker.vault import Vault
 from workbench.lake.release import Release
 from workbench.schema import IdentifierClass, dictionary
+from workbench.schema.sensitive import Category
 
 Lake = tuple[Release, Vault, Path]
 
@@ -187,7 +188,7 @@ def test_the_manifest_accounts_for_every_row(module_lake: Lake, changes: dict[st
 def test_the_manifest_says_what_the_cut_did_to_answers(module_lake: Lake) -> None:
     assert built(module_lake).fitness == {
         "dates": "day",
-        "categories_removed": ["part2"],
+        "categories_removed": list(Category),
         "attribution": "current",
         "complete_through": "2025-12-31",
     }
@@ -237,9 +238,7 @@ def test_the_smallest_equivalence_class_is_told(module_lake: Lake) -> None:
 
 
 def test_tokens_join_the_tables_of_a_slice_as_the_ids_did(module_lake: Lake) -> None:
-    slice_ = built(
-        module_lake, **world.SAFE_HARBOR, sensitive={"part2": "include", "basis": "deidentified_164_514"}
-    )
+    slice_ = built(module_lake, **world.SAFE_HARBOR, **world.DEIDENTIFIED)
     assert column(
         slice_, "SELECT count(*) FROM medical_claim JOIN diagnosis USING (claim_id, member_id)"
     ) == [36]

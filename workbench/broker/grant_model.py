@@ -15,8 +15,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
+from workbench.broker.law import NOTICE_2_32, refusing, silent
 from workbench.deid.levels import Level
-from workbench.schema import dictionary
+from workbench.schema import IdentifierClass, dictionary
+from workbench.schema.sensitive import Category
 
 
 class Relation(StrEnum):
@@ -28,6 +30,7 @@ class Relation(StrEnum):
     COUNTY = "county"
     PROVIDER = "provider"
     TRIBE = "tribe"
+    COHORT = "cohort"
 
 
 class Purpose(StrEnum):
@@ -54,31 +57,26 @@ class Channel(StrEnum):
 
 
 class Basis(StrEnum):
-    """Legal bases on which a grant may include Part 2 records (42 CFR)."""
+    """Legal bases on which a grant may include Part 2 records (42 CFR). `part2.yaml` says what each can carry."""
 
+    CONSENT_TPO = "consent_tpo"
     RESEARCH_2_52 = "research_2_52"
     AUDIT_EVALUATION_2_53 = "audit_evaluation_2_53"
     QUALIFIED_SERVICE_ORGANISATION_2_11 = "qualified_service_organisation_2_11"
     DEIDENTIFIED_164_514 = "deidentified_164_514"
 
 
-LIMITED_PURPOSES = frozenset({Purpose.RESEARCH, Purpose.PUBLIC_HEALTH, Purpose.OPERATIONS})
-"""A limited data set is for these alone: 45 CFR 164.514(e)(3)(i)."""
-
-BASIS_PURPOSES = {
-    Basis.RESEARCH_2_52: frozenset({Purpose.RESEARCH}),
-    Basis.AUDIT_EVALUATION_2_53: frozenset(
-        {Purpose.PROGRAM_ADMINISTRATION, Purpose.PAYMENT, Purpose.OPERATIONS}
-    ),
-    Basis.QUALIFIED_SERVICE_ORGANISATION_2_11: frozenset(
-        {Purpose.PROGRAM_ADMINISTRATION, Purpose.PAYMENT, Purpose.OPERATIONS}
-    ),
-    Basis.DEIDENTIFIED_164_514: frozenset(Purpose),
-}
-"""Which purposes each basis for Part 2 records can carry. Needs counsel's review."""
-
-DEIDENTIFIED_LEVELS = frozenset({Level.SAFE_HARBOR, Level.AGGREGATE})
 AGGREGATE_CHANNELS = frozenset({Channel.TABULATE, Channel.REPORTS, Channel.APPS})
+FEED_LEVELS = frozenset({Level.IDENTIFIED, Level.LIMITED})
+"""The feed carries bulk files to a plan or under an agreement; de-identified rows leave by the airlock."""
+HOME_STATE = "CA"
+STAYS_HOME = frozenset({Category.REPRODUCTIVE, Category.GENDER_AFFIRMING})
+"""Refused to recipients outside California: Civil Code 56.101(c), 56.108-56.110; the rows stand in `cmia.yaml`."""
+Handling = Literal["exclude", "include", "with_consent"]
+"""What becomes of a category's claims: out, in, or in for members whose consent to this recipient is in force."""
+
+KEY_CLASSES = frozenset({IdentifierClass.MEMBER_KEY, IdentifierClass.CLAIM_KEY})
+"""Columns that a grant cannot leave out: without them rows belong to nobody and cannot be joined."""
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{2,62}$")]
 Words = Annotated[str, StringConstraints(strip_whitespace=True, min_length=3, max_length=300)]
@@ -106,24 +104,54 @@ class Organisation(_Model):
         return self
 
 
-class Sensitive(_Model):
-    """What happens to records of sensitive categories. What is not named is excluded."""
+class Recipient(_Model):
+    """Who receives the answers: the organisation that consents name, and the State that it is in."""
 
-    part2: Literal["exclude", "include"] = "exclude"
+    id: OrganisationId | None = None
+    state: Annotated[str, StringConstraints(pattern=r"^[A-Z]{2}$")] | None = None
+
+
+class Sensitive(_Model):
+    """What happens to claims of each sensitive category. What is not named is excluded."""
+
+    part2: Handling = "exclude"
     basis: Basis | None = None
+    mental_health_specialty: Handling = "exclude"
+    reproductive: Handling = "exclude"
+    gender_affirming: Handling = "exclude"
+    hiv: Handling = "exclude"
+    intimate_partner_violence: Handling = "exclude"
+    minor_consent: Handling = "exclude"
+    genetic: Handling = "exclude"
 
     @model_validator(mode="after")
     def _basis_goes_with_inclusion(self) -> Sensitive:
-        if self.part2 == "include" and self.basis is None:
-            raise ValueError("including Part 2 records needs a basis: " + ", ".join(Basis))
         if self.part2 == "exclude" and self.basis is not None:
             raise ValueError("a basis says why Part 2 records are included; part2 is exclude")
         return self
 
+    def handling(self, category: Category) -> Handling:
+        """What becomes of one category."""
+        found: Handling = getattr(self, category)
+        return found
+
+    def _those(self, handling: Handling) -> tuple[str, ...]:
+        return tuple(str(category) for category in Category if self.handling(category) == handling)
+
     @property
     def excluded(self) -> tuple[str, ...]:
         """The categories whose claims a slice must not hold, nor any trace of them."""
-        return ("part2",) if self.part2 == "exclude" else ()
+        return self._those("exclude")
+
+    @property
+    def with_consent(self) -> tuple[str, ...]:
+        """The categories whose claims a slice holds for members who consent, and of nobody else any trace."""
+        return self._those("with_consent")
+
+    @property
+    def included(self) -> tuple[str, ...]:
+        """The categories whose claims a slice holds, whoever consents."""
+        return self._those("include")
 
 
 class GrantLimits(_Model):
@@ -142,8 +170,10 @@ class Grant(_Model):
     title: Words
     groups: tuple[Group, ...] = Field(min_length=1)
     organisation: Organisation
+    recipient: Recipient = Recipient()
     level: Level
     tables: Literal["all"] | tuple[str, ...] = "all"
+    columns: dict[str, tuple[str, ...]] = {}
     sensitive: Sensitive = Sensitive()
     purposes: tuple[Purpose, ...] = Field(min_length=1)
     agreement: Words | None = None
@@ -151,6 +181,7 @@ class Grant(_Model):
     valid_from: date
     valid_until: date
     channels: tuple[Channel, ...] = Field(min_length=1)
+    break_glass: bool = False
     limits: GrantLimits = GrantLimits()
 
     @field_validator("tables")
@@ -164,45 +195,93 @@ class Grant(_Model):
         return value
 
     @model_validator(mode="after")
-    def _the_law_allows_it(self) -> Grant:
-        for refused, reason in self._refusals():
-            if refused:
-                raise ValueError(reason)
+    def _says_what_can_be(self) -> Grant:
+        if self.valid_until < self.valid_from:
+            raise ValueError("valid_until lies before valid_from")
+        if self.level == Level.AGGREGATE and not set(self.channels) <= AGGREGATE_CHANNELS:
+            raise ValueError(
+                f"level aggregate has no rows to serve: channels may be {_listed(AGGREGATE_CHANNELS)}"
+            )
+        if Channel.FEED in self.channels and self.level not in FEED_LEVELS:
+            raise ValueError(f"channel feed is for the levels {_listed(FEED_LEVELS)}")
+        self._columns_exist()
         return self
 
-    def _refusals(self) -> list[tuple[bool, str]]:
-        purposes, basis = set(self.purposes), self.sensitive.basis
-        return [
-            (self.valid_until < self.valid_from, "valid_until lies before valid_from"),
-            (
-                self.level == Level.LIMITED and self.agreement is None,
-                "level limited needs the agreement: a data use agreement, 45 CFR 164.514(e)(4)",
-            ),
-            (
-                self.level == Level.LIMITED and not purposes <= LIMITED_PURPOSES,
-                f"level limited serves only {_listed(LIMITED_PURPOSES)}, 45 CFR 164.514(e)(3)",
-            ),
-            (
-                Purpose.RESEARCH in purposes and self.agreement is None,
-                "purpose research needs the reference of its approval in agreement",
-            ),
-            (
-                self.level == Level.SAFE_HARBOR and self.organisation.relation != Relation.STATE,
-                "level safe_harbor must be state-wide (relation: state): a smaller area is an identifier, 45 CFR 164.514(b)(2)(i)(B)",
-            ),
-            (
-                self.level == Level.AGGREGATE and not set(self.channels) <= AGGREGATE_CHANNELS,
-                f"level aggregate has no rows to serve: channels may be {_listed(AGGREGATE_CHANNELS)}",
-            ),
-            (
-                basis is not None and not purposes <= BASIS_PURPOSES.get(basis, frozenset()),
-                f"basis {basis} carries only the purposes {_listed(BASIS_PURPOSES.get(basis, frozenset()) if basis else ())}",
-            ),
-            (
-                basis == Basis.DEIDENTIFIED_164_514 and self.level not in DEIDENTIFIED_LEVELS,
-                f"basis {Basis.DEIDENTIFIED_164_514} is for the levels {_listed(DEIDENTIFIED_LEVELS)}",
-            ),
-        ]
+    def _columns_exist(self) -> None:
+        if self.columns and self.level == Level.AGGREGATE:
+            raise ValueError("level aggregate has no rows, so columns says nothing")
+        for name, columns in self.columns.items():
+            if name not in self.table_names:
+                raise ValueError(f"columns names {name}, which is no table of this grant")
+            unknown = sorted(set(columns) - set(dictionary()[name].columns))
+            if unknown or not columns:
+                raise ValueError(
+                    f"columns of {name}: unknown {unknown}; there are: {', '.join(dictionary()[name].columns)}"
+                )
+
+    @model_validator(mode="after")
+    def _the_law_allows_it(self) -> Grant:
+        facts = self.facts()
+        refused = [f"{row.say} [{row.citation}]" for row in refusing(facts)]
+        if refused:
+            raise ValueError("; ".join(refused))
+        if unsaid := [f"{law.title} for purpose {purpose}" for law, purpose in silent(facts)]:
+            raise ValueError(f"no row of the law's truth table allows it: {'; '.join(unsaid)}")
+        return self
+
+    def facts(self) -> list[dict[str, str | frozenset[str]]]:
+        """What the truth tables of the laws ask of a grant: one mapping for each of its purposes."""
+        state = self.recipient.state
+        said: dict[str, str | frozenset[str]] = {
+            "level": str(self.level),
+            "relation": str(self.organisation.relation),
+            "part2": self.sensitive.part2,
+            "basis": str(self.sensitive.basis or "none"),
+            "agreement": "named" if self.agreement else "missing",
+            "recipient": "named" if self.recipient_id else "unnamed",
+            "recipient_state": "unnamed"
+            if state is None
+            else HOME_STATE
+            if state == HOME_STATE
+            else "elsewhere",
+            "break_glass": "allowed" if self.break_glass else "not",
+            "treats": "yes" if Purpose.TREATMENT in self.purposes else "no",
+            "channels": frozenset(map(str, self.channels)),
+            "included": frozenset({*self.sensitive.included, *self.sensitive.with_consent}),
+            "by_consent": frozenset(self.sensitive.with_consent),
+        }
+        return [{**said, "purpose": str(purpose)} for purpose in self.purposes]
+
+    @property
+    def recipient_id(self) -> str | None:
+        """The organisation that consents name as recipient: the one that is said, else the grant's only organisation."""
+        if self.recipient.id is None and len(self.organisation.ids) == 1:
+            return self.organisation.ids[0]
+        return self.recipient.id
+
+    @property
+    def never_included(self) -> frozenset[Category]:
+        """The categories that this recipient gets in no case, not in an emergency either."""
+        return frozenset() if self.recipient.state == HOME_STATE else STAYS_HOME
+
+    @property
+    def notice(self) -> str | None:
+        """The notice of 42 CFR 2.32 that goes with every answer in which Part 2 records may be, else None.
+
+        De-identified records are none (42 CFR 2.11), so the levels safe_harbor and aggregate on that basis carry none.
+        """
+        if self.sensitive.part2 == "exclude" or self.sensitive.basis == Basis.DEIDENTIFIED_164_514:
+            return None
+        return NOTICE_2_32
+
+    def columns_of(self, table: str) -> frozenset[str] | None:
+        """The columns of a table that the grant keeps, its keys always among them; None for all of them."""
+        named = self.columns.get(table)
+        if named is None:
+            return None
+        spec = dictionary()[table]
+        keys = {name for name, column in spec.columns.items() if column.identifier_class in KEY_CLASSES}
+        return frozenset({*named, *spec.key, *keys})
 
     @property
     def table_names(self) -> tuple[str, ...]:
@@ -220,9 +299,12 @@ class Grant(_Model):
     @property
     def policy_digest(self) -> str:
         """SHA-256 of what decides the content of a slice; who may use it and until when are no part of it."""
-        policy = self.model_dump(mode="json", include={"organisation", "level", "sensitive"})
+        policy = self.model_dump(mode="json", include={"organisation", "level"})
         policy["organisation"]["ids"] = sorted(policy["organisation"]["ids"])
         policy["tables"] = self.table_names
+        policy["columns"] = {name: sorted(self.columns_of(name) or ()) for name in sorted(self.columns)}
+        policy["sensitive"] = {category: self.sensitive.handling(category) for category in Category}
+        policy["recipient"] = self.recipient_id if self.sensitive.with_consent else None
         return hashlib.sha256(json.dumps(policy, sort_keys=True).encode()).hexdigest()
 
 
@@ -233,7 +315,7 @@ def _listed(values: Collection[StrEnum]) -> str:
 class Template(Grant):
     """A grant as a file says it: `for_each: mcp` makes one grant of each organisation of that kind, with `{org}` filled in."""
 
-    for_each: Literal["mcp", "bhp", "county", "provider", "tribe"] | None = None
+    for_each: Literal["mcp", "bhp", "county", "provider", "tribe", "cohort"] | None = None
 
 
 def grant_schema() -> dict[str, Any]:

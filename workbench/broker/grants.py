@@ -18,6 +18,7 @@ from workbench.broker.grant_model import (
     GrantLimits,
     Organisation,
     Purpose,
+    Recipient,
     Relation,
     Sensitive,
     Template,
@@ -39,6 +40,7 @@ __all__ = [
     "Organisation",
     "OrganisationRegistry",
     "Purpose",
+    "Recipient",
     "Relation",
     "Sensitive",
     "grant_schema",
@@ -298,6 +300,7 @@ _UNION_PARTS = frozenset(
 def _model_at(location: tuple[int | str, ...]) -> type[BaseModel]:
     nested: dict[str, type[BaseModel]] = {
         "organisation": Organisation,
+        "recipient": Recipient,
         "sensitive": Sensitive,
         "limits": GrantLimits,
     }
