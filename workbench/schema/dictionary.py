@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from importlib import resources
+from types import MappingProxyType
 
 import pyarrow as pa
 import yaml
@@ -73,6 +74,24 @@ class Table:
         return "member_id" in self.columns
 
 
+class Goes(StrEnum):
+    """What becomes of the linked row when the claim is hidden."""
+
+    ROW = "row"
+    RECOMPUTED = "recomputed"
+
+
+@dataclass(frozen=True)
+class Link:
+    """How a hidden row of `source` leaves a trace in `target`: through the target's column `by`."""
+
+    source: str
+    target: str
+    by: str
+    goes: Goes
+    means: str
+
+
 _ARROW = {
     "VARCHAR": pa.string(),
     "DATE": pa.date32(),
@@ -91,6 +110,28 @@ def dictionary() -> Mapping[str, Table]:
     """All tables by name, in the order of dictionary.yaml."""
     raw = yaml.safe_load(_text())["tables"]
     return {name: _table(name, spec) for name, spec in raw.items()}
+
+
+@functools.cache
+def links() -> tuple[Link, ...]:
+    """The ways by which a hidden claim leaves a trace in another table."""
+    known = dictionary()
+    found = tuple(
+        Link(raw["from"], raw["to"], raw["by"], Goes(raw["goes"]), raw["means"])
+        for raw in yaml.safe_load(_text())["links"]
+    )
+    for link in found:
+        if link.source not in known or link.target not in known or link.by not in known[link.target].columns:
+            raise ValueError(
+                f"dictionary.yaml: the link {link.source} -> {link.target} by {link.by} names what is not there"
+            )
+    return found
+
+
+@functools.cache
+def unlinked() -> Mapping[str, str]:
+    """The tables in which a hidden claim leaves no trace: table -> why not."""
+    return MappingProxyType(dict(yaml.safe_load(_text())["unlinked"]))
 
 
 @functools.cache
