@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import date
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -62,7 +61,8 @@ class Section:
 
 
 def _identity(t: Tables) -> ir.Table:
-    return t.member
+    """Without the social security number: no channel of the record needs it (45 CFR 164.502(b), minimum necessary)."""
+    return t.member.drop("ssn") if "ssn" in t.member.columns else t.member
 
 
 def _coverage(t: Tables) -> ir.Table:
