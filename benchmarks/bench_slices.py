@@ -1,87 +1,89 @@
-"""Slice builds, state-wide, at each level, against a plain COPY of the same rows."""
+"""Slice builds at each level, against a plain COPY of the same members' rows out of the same release."""
 
 from __future__ import annotations
 
 import shutil
-import statistics
 import tempfile
 import time
 from pathlib import Path
 
 import duckdb
 
-from benchmarks import world
-from benchmarks.harness import Figure
-from workbench.broker.grants import GrantBook
-from workbench.broker.slices import ensure
+from benchmarks.harness import Figure, throughput
+from benchmarks.world import HARBOUR, TENTH, TENTH_LIMITED, World, say
+from workbench.broker.grants import Grant, GrantBook
+from workbench.broker.slices import Slice, ensure
 from workbench.broker.state import State
 from workbench.broker.vault import Vault
 from workbench.lake.release import Release
+from workbench.schema import dictionary
 
-RUNS = 3
+TURNS = 3
+MOST = 2.0
 
 
-def run() -> list[Figure]:
-    """Rows per second of each level: the first build of an agreement draws its tokens, later ones find them."""
-    release = world.lake_release()
-    work = Path(tempfile.mkdtemp(prefix="wbs", dir=world.FOLDER))
-    figures = []
+def run(where: World) -> list[Figure]:
+    """Rows a second of each level. Safe Harbor must be state-wide, so it is measured on a release of a tenth."""
+    return [
+        _level(where, TENTH, "two plans, 10 % of the members"),
+        _level(where, TENTH_LIMITED, "two plans, 10 % of the members"),
+        _level(where.tenth(), HARBOUR, f"the whole of a release of {where.tenth().members:,} members"),
+    ]
+
+
+def _level(where: World, name: str, about: str) -> Figure:
+    """In turns; the first build of an agreement draws its tokens, and is told in the note alone."""
+    release = where.release()
+    work = Path(tempfile.mkdtemp(prefix="building-", dir=where.folder))
+    samples: dict[str, list[float]] = {"ours": [], "alternative": []}
+    rows = 0
     try:
-        world.grants(work / "grants")
-        book = GrantBook.load(work / "grants")
+        where.grants(work / "grants")
+        grant = GrantBook.load(work / "grants").get(name)
         state = State(f"sqlite:///{work / 'broker.sqlite'}", work / "state")
         vault = Vault(state)
-        for level in world.LEVELS:
-            grant = book.get(f"bench-{level.replace('_', '-')}")
-            ours: list[float] = []
-            copies: list[float] = []
-            rows = 0
-            for turn in range(RUNS + 1):
-                lake = work / f"lake-{level}-{turn}"
-                start = time.perf_counter()
-                built = ensure(release, grant, vault, lake)
-                ours.append(time.perf_counter() - start)
-                tables = sorted(built.tables())
-                start = time.perf_counter()
-                rows = _copy(release, tables, work / "copy")
-                copies.append(time.perf_counter() - start)
-                shutil.rmtree(lake)
-                shutil.rmtree(work / "copy")
-            first = ours.pop(0)
-            copies.pop(0)
-            mine, plain = rows / statistics.median(ours), rows / statistics.median(copies)
-            note = f"{rows:,} rows; the first build of an agreement, tokens drawn: {rows / first / 1e6:.2f} M rows/s"
-            figures.append(
-                Figure(
-                    f"slice build, {level}",
-                    mine,
-                    plain,
-                    "COPY of the same rows, zstd",
-                    "≤ 2×",
-                    plain / mine,
-                    plain / mine <= 2,
-                    "rows/s",
-                    RUNS,
-                    note,
-                    {"ours": ours, "alternative": copies},
-                )
-            )
+        for turn in range(TURNS + 1):
+            say(f"{grant.level}, turn {turn} of {TURNS}")
+            start = time.perf_counter()
+            built = ensure(release, grant, vault, work / "lake")
+            samples["ours"].append(time.perf_counter() - start)
+            seconds, rows = _copy(release, grant, built, work / "copy")
+            samples["alternative"].append(seconds)
+            shutil.rmtree(work / "lake")
+            shutil.rmtree(work / "copy")
         state.close()
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    return figures
+    first = samples["ours"].pop(0)
+    samples["alternative"].pop(0)
+    note = f"{about}: {rows:,} rows; the first build of an agreement, tokens drawn: {rows / first / 1e6:.2f} M rows/s"
+    return throughput(f"slice build, {grant.level}", rows, samples, "COPY of the same rows, zstd", MOST, note)
 
 
-def _copy(release: Release, tables: list[str], folder: Path) -> int:
+def _copy(release: Release, grant: Grant, built: Slice, folder: Path) -> tuple[float, int]:
+    """Seconds and rows of copying the slice's tables, and of each the rows of the slice's members."""
     folder.mkdir()
-    con = duckdb.connect()
     rows = 0
-    for table in tables:
-        source = release.relation(table)
-        con.execute(
-            f"COPY (SELECT * FROM {source}) TO '{folder / table}.parquet' (FORMAT parquet, COMPRESSION zstd)"
-        )
-        found = con.execute(f"SELECT count(*) FROM {source}").fetchone()
-        rows += found[0] if found else 0
-    con.close()
-    return rows
+    start = time.perf_counter()
+    with duckdb.connect() as con:
+        con.execute(f"CREATE TABLE mine AS {_members(release, grant)}")
+        for table in built.tables():
+            mine = (
+                "SEMI JOIN mine USING (member_id)"
+                if grant.organisation.ids and dictionary()[table].has_member
+                else ""
+            )
+            copied = con.execute(
+                f"COPY (SELECT * FROM {release.relation(table)} {mine}) TO '{folder / table}.parquet' "
+                "(FORMAT parquet, COMPRESSION zstd)"
+            ).fetchall()
+            rows += int(copied[0][0])
+    return time.perf_counter() - start, rows
+
+
+def _members(release: Release, grant: Grant) -> str:
+    listed = ", ".join(f"'{plan}'" for plan in grant.organisation.ids) or "NULL"
+    return (
+        f"SELECT DISTINCT member_id FROM {release.relation('attribution')} WHERE relation = 'mcp' AND "
+        f"organisation_id IN ({listed}) AND DATE '{release.as_of}' BETWEEN start_date AND coalesce(end_date, DATE '9999-12-31')"
+    )

@@ -15,11 +15,23 @@ from pathlib import Path
 PROJECT = Path(__file__).resolve().parent.parent
 RESULTS = PROJECT / "benchmarks" / "results"
 PAGE = PROJECT / "docs" / "performance.md"
+INTRODUCTION = """Each figure stands beside the alternative that it names, measured in turns in one run of `make bench`. The \
+machine is shared and noisy, so read the ratios. Medians, unless a figure says otherwise.
+
+The data are a release of 1,000,000 members and 60,000,000 claim lines, multiplied from a real synthetic one: every copy \
+is a member of its own, with ids of its own and claims at other times. It is made once (about ten minutes), by \
+`python -m benchmarks lake`. `BENCH_MEMBERS=20000 python -m benchmarks` runs everything small, `python -m benchmarks \
+NAME` one group: queries, streams, callers, slices, lookup, hub.
+
+"""
 
 
 @dataclass
 class Figure:
-    """One row of the table: ours against the alternative, medians in seconds (or rows/s where the unit says so)."""
+    """One row of the table: ours against the alternative, medians in seconds, or in what `unit` says.
+
+    `met` is None where nothing was promised and the figure only tells.
+    """
 
     name: str
     ours: float
@@ -27,7 +39,7 @@ class Figure:
     alternative_is: str
     target: str
     ratio: float | None
-    met: bool
+    met: bool | None
     unit: str = "s"
     runs: int = 1
     note: str = ""
@@ -50,36 +62,50 @@ def against(
     name: str,
     samples: dict[str, list[float]],
     alternative: str,
-    most: float,
+    most: float | None,
     note: str = "",
     seconds: float | None = None,
 ) -> Figure:
-    """A figure whose target is a ratio of medians (`ours` ÷ `alternative`), and seconds where given."""
+    """A figure whose target is a ratio of medians (`ours` ÷ `alternative`), and seconds where given; no `most`, no target."""
     ours, other = statistics.median(samples["ours"]), statistics.median(samples["alternative"])
     ratio = ours / other
-    target = f"≤ {most}×" + (f" and ≤ {seconds} s" if seconds else "")
-    met = ratio <= most and (seconds is None or ours <= seconds)
+    target = "told" if most is None else f"≤ {most}×" + (f" and ≤ {seconds} s" if seconds else "")
+    met = None if most is None else ratio <= most and (seconds is None or ours <= seconds)
     return Figure(
         name, ours, other, alternative, target, ratio, met, "s", len(samples["ours"]), note, samples
     )
 
 
-def absolute(name: str, samples: list[float], seconds: float, note: str = "") -> Figure:
-    """A figure whose target is a number of seconds, by the median."""
+def absolute(name: str, samples: list[float], seconds: float | None, note: str = "") -> Figure:
+    """A figure whose target is a number of seconds, by the median; without one it only tells."""
     ours = statistics.median(samples)
+    target = "told" if seconds is None else f"≤ {_seconds(seconds)}"
+    met = None if seconds is None else ours <= seconds
+    return Figure(name, ours, None, "–", target, None, met, "s", len(samples), note, {"ours": samples})
+
+
+def throughput(
+    name: str, rows: int, samples: dict[str, list[float]], alternative: str, most: float, note: str = ""
+) -> Figure:
+    """A figure in rows a second, whose target is how many times slower than the alternative it may be."""
+    ours, other = (rows / statistics.median(samples[who]) for who in ("ours", "alternative"))
+    ratio = other / ours
+    runs = len(samples["ours"])
     return Figure(
-        name,
-        ours,
-        None,
-        "–",
-        f"≤ {_seconds(seconds)}",
-        None,
-        ours <= seconds,
-        "s",
-        len(samples),
-        note,
-        {"ours": samples},
+        name, ours, other, alternative, f"≤ {most:g}×", ratio, ratio <= most, "rows/s", runs, note, samples
     )
+
+
+def memory(name: str, peak: int, most: int | None, note: str = "") -> Figure:
+    """A figure in bytes, once measured, against a bound."""
+    target = "told" if most is None else f"< {_bytes(most)}"
+    met = None if most is None else peak < most
+    return Figure(name, peak, None, "–", target, None, met, "bytes", 1, note)
+
+
+def percentile(samples: list[float], share: float) -> float:
+    """The sample below which that share of the samples lies."""
+    return sorted(samples)[min(len(samples) - 1, int(len(samples) * share))]
 
 
 def machine() -> dict[str, str]:
@@ -112,36 +138,38 @@ def machine() -> dict[str, str]:
     }
 
 
-def forget() -> None:
+def forget(run: str) -> None:
     """Drops the figures of earlier runs: a whole run replaces them, a part of one adds to them."""
-    (RESULTS / "latest.json").unlink(missing_ok=True)
+    (RESULTS / f"{run}.json").unlink(missing_ok=True)
 
 
-def write(figures: list[Figure]) -> None:
-    """results/<name>.json for each run, and the table in docs/performance.md, whole or not at all."""
+def write(figures: list[Figure], run: str, page: Path | None) -> None:
+    """results/<run>.json, and from all figures in it the table of the page, whole or not at all."""
     RESULTS.mkdir(parents=True, exist_ok=True)
     where = machine()
-    latest = RESULTS / "latest.json"
-    known = json.loads(latest.read_text())["figures"] if latest.exists() else {}
+    file = RESULTS / f"{run}.json"
+    known = json.loads(file.read_text())["figures"] if file.exists() else {}
     known.update({figure.name: asdict(figure) for figure in figures})
-    latest.write_text(json.dumps({"machine": where, "figures": known}, indent=1))
+    file.write_text(json.dumps({"machine": where, "figures": known}, indent=1))
+    if page is None:
+        return
     rows = [Figure(**figure) for figure in known.values()]
     lines = ["# Performance\n\n", "<!-- Written by `make bench`. -->\n\n"]
-    lines += ["Medians of one run of `make bench`; the machine is shared and noisy, so read the ratios.\n\n"]
+    lines += [INTRODUCTION]
     lines += [f"* {key}: {value}\n" for key, value in where.items()]
     lines += [
         "\n| figure | ours | against | alternative | ratio | target | met |\n|---|--:|--:|---|--:|---|---|\n"
     ]
     lines += [_row(figure) for figure in rows]
     lines += ["\n", *(f"* {figure.name}: {figure.note}\n" for figure in rows if figure.note)]
-    PAGE.write_text("".join(lines))
+    page.write_text("".join(lines))
 
 
 def _row(figure: Figure) -> str:
-    show = _seconds if figure.unit == "s" else _rows
+    show = {"s": _seconds, "rows/s": _rows, "bytes": _bytes}[figure.unit]
     other = show(figure.alternative) if figure.alternative is not None else "–"
     ratio = f"{figure.ratio:.2f}×" if figure.ratio is not None else "–"
-    met = "yes" if figure.met else "**no**"
+    met = {True: "yes", False: "**no**", None: "–"}[figure.met]
     return f"| {figure.name} | {show(figure.ours)} | {other} | {figure.alternative_is} | {ratio} | {figure.target} | {met} |\n"
 
 
@@ -151,6 +179,10 @@ def _seconds(value: float) -> str:
 
 def _rows(value: float) -> str:
     return f"{value / 1e6:.2f} M rows/s"
+
+
+def _bytes(value: float) -> str:
+    return f"{value / 2**20:,.0f} MB"
 
 
 def print_table(figures: list[Figure]) -> None:
