@@ -26,6 +26,7 @@ from workbench.lake.synthetic.people import CIN_RANGE, CIN_STEP, county_tables, 
 from workbench.lib.measures import MEASURES
 from workbench.lib.tables import Tables
 from workbench.schema.counties import counties
+from workbench.schema.sensitive import Category
 from workbench.schema.value_sets import codes as value_set
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -201,6 +202,21 @@ def test_follow_up_rates_are_plausible_and_part_2_changes_them(
     assert rates["without_part2", "30d"][0] < events
 
 
+def test_every_sensitive_category_has_some_claims_and_none_has_many(
+    built: tuple[release.Release, synthetic.Summary],
+) -> None:
+    lake, _ = built
+    members = dict(
+        ask(lake, "SELECT category, count(DISTINCT member_id) FROM {sensitive_claim} GROUP BY ALL")  # type: ignore[arg-type]
+    )
+    assert set(members) == set(Category)
+    assert all(4 < count < 0.2 * MEMBERS for count in members.values()), members
+    fills = {
+        c for (c,) in ask(lake, "SELECT DISTINCT category FROM {sensitive_claim} WHERE kind = 'pharmacy'")
+    }
+    assert fills >= {Category.PART2, Category.REPRODUCTIVE, Category.HIV}
+
+
 def test_members_change_plan_and_county_have_gaps_die_and_are_born(
     built: tuple[release.Release, synthetic.Summary],
 ) -> None:
@@ -311,7 +327,8 @@ def test_events_without_part_2_are_those_of_a_release_that_never_had_the_claims(
     for table in built[0].tables():
         kind = CLAIM_TABLES.get(table)
         cut = (
-            f" WHERE claim_id NOT IN (SELECT claim_id FROM {built[0].relation('sensitive_claim')} WHERE kind = '{kind}')"
+            f" WHERE claim_id NOT IN (SELECT claim_id FROM {built[0].relation('sensitive_claim')} "
+            f"WHERE kind = '{kind}' AND category = 'part2')"
             if kind
             else ""
         )

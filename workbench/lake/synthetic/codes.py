@@ -134,6 +134,16 @@ TEMPLATES: Mapping[str, Template] = {
         "0863", "", ("sud_residential",), (Line("1002", ("H0018", "H0019"), 330, "HF"),), True
     ),
     "office_moud": _pro("11", _PCP, "99214 99213", 150),
+    "family_planning": _pro("11", "obstetrics family health_center", "99213 99214", 140),
+    "contraceptive_device": Template(
+        "",
+        "11",
+        ("obstetrics", "health_center"),
+        (Line("", ("58300",), 190), Line("", ("J7298", "J7300"), 980)),
+    ),
+    "termination": _pro("11", "obstetrics health_center", "59840 S0199", 640),
+    "infection_test": _pro("81", "laboratory", "87491 87591 87389", 45),
+    "genetic_test": _pro("81", "laboratory", "81162 81220 S3850", 1250),
 }
 
 MENTAL_SEVERE = ("F209", "F259", "F319", "F314", "F332", "F333", "F29", "F4310")
@@ -158,6 +168,12 @@ PREGNANCY, DELIVERY, LIVE_BIRTH, NEWBORN, SCREENING, END_OF_LIFE = (
 SUPPORT = ("I509", "J449", "G309", "C349")
 DETOX_PROCEDURE = "HZ2ZZZZ"
 OVERDOSE = ("T401X1A", "T40601A")
+CONTRACEPTION, DEVICE, TERMINATION = ("Z30011", "Z3041", "Z3009", "Z3042"), "Z30430", "Z332"
+SEXUAL_INFECTION, SEXUAL_SCREENING = ("A5600", "A5400", "A539"), "Z113"
+HIV, HIV_SCREENING, HIV_PROPHYLAXIS = ("B20", "Z21"), "Z114", "Z2981"
+GENDER, GENDER_HISTORY = ("F640", "F649"), "Z87890"
+PARTNER_VIOLENCE, PARTNER_COUNSELLING = ("T7411XA", "T7431XA"), "Z6911"
+GENETIC = ("Z1371", "Z1379", "Z1501", "Z148")
 
 DIAGNOSES: tuple[str, ...] = (
     "",
@@ -177,6 +193,19 @@ DIAGNOSES: tuple[str, ...] = (
             *PREVENTIVE,
             *SUPPORT,
             *OVERDOSE,
+            *CONTRACEPTION,
+            DEVICE,
+            TERMINATION,
+            *SEXUAL_INFECTION,
+            SEXUAL_SCREENING,
+            *HIV,
+            HIV_SCREENING,
+            HIV_PROPHYLAXIS,
+            *GENDER,
+            GENDER_HISTORY,
+            *PARTNER_VIOLENCE,
+            PARTNER_COUNSELLING,
+            *GENETIC,
             DIABETES,
             HYPERTENSION,
             ASTHMA,
@@ -216,4 +245,10 @@ DRUGS: Mapping[str, tuple[Drug, ...]] = {
     "opioid_use": (Drug("buprenorphine", 28, 14, 62), Drug("naltrexone", 30, 30, 48)),
     "alcohol_use": (Drug("naltrexone", 30, 30, 48), Drug("acamprosate", 180, 30, 75)),
     "infection": (Drug("amoxicillin", 21, 7, 6), Drug("ibuprofen", 30, 10, 5)),
+    "contraception": (
+        Drug("norethindrone", 28, 28, 12),
+        Drug("levonorgestrel-ethinyl estradiol", 28, 28, 14),
+    ),
+    "hiv": (Drug("bictegravir-emtricitabine-tenofovir", 30, 30, 3900),),
+    "prophylaxis": (Drug("emtricitabine-tenofovir", 30, 30, 40),),
 }

@@ -22,6 +22,7 @@ from workbench.lake.synthetic.events import Fills, Visits
 from workbench.lake.synthetic.notes import frame, notes
 from workbench.lake.synthetic.people import CIN_RANGE, COUNTY_COUNT, county_tables, people
 from workbench.lake.synthetic.providers import Providers, provider_records, providers
+from workbench.lake.synthetic.sensitive import sensitive
 
 BLOCK = 10_000
 """Members made at a time: bounds the memory."""
@@ -100,6 +101,7 @@ def write(out: Path, members: int, seed: int, progress: Progress = lambda done, 
                 visits, fills = Visits(), Fills()
                 everyday(rng, one, visits, fills)
                 mind = behavioral(rng, one, visits, fills, county_effect)
+                sensitive(rng, one, visits, fills)
                 sent = medical(rng, block, one, known, visits.finish())
                 _add(medical_files, sent, medical_counts)
                 _add(pharmacy_files, pharmacy(rng, block, one, known, fills.finish()), pharmacy_counts)
