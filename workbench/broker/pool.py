@@ -98,6 +98,18 @@ class Lease:
         found: dict[str, Any] = answer["answer"]
         return found
 
+    async def lookup(self, member: str, column: str = "record") -> str | None:
+        """A member's row of a record store: `record` or `risk`, as JSON; None where the slice has no such member."""
+        self._clean = False
+        await self.process.send(frames.LOOKUP, {"member": member, "column": column})
+        kind, payload = await self.process.frame()
+        self._clean = True
+        answer = json.loads(payload)
+        if kind != frames.DONE:
+            raise failure(answer)
+        found: str | None = answer["found"]
+        return found
+
     def close(self) -> None:
         """Gives the worker back; one that still works is told to stop, or killed."""
         self._pool._give_back(self, clean=self._clean)

@@ -1,19 +1,13 @@
-"""What the channels serve, made from a slice's own tables and nothing else: the record store and the plan data feed.
+"""The record store: one row per member with the sections of the record as JSON, made from a slice's own tables.
 
-Each is a folder beside the slice with a manifest of its own. Its id is the hash of the slice's id, so that a new
-release, another policy and a changed consent all make a new one, and of the code that made it.
+What the slice does not hold cannot be in it. Which sections may leave is the channel matrix's to say.
 """
 
 from __future__ import annotations
 
-import functools
-import hashlib
-import json
-import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import ibis
 import pyarrow as pa
@@ -21,7 +15,7 @@ import pyarrow.parquet as pq
 
 from workbench.broker.channels import matrix
 from workbench.broker.channels.record_store import MEMBER, RECORD, RISK, ROWS_PER_GROUP
-from workbench.broker.published_slice import Progress, Slice, publish
+from workbench.broker.published_slice import Progress, Slice
 from workbench.lib import lmr
 from workbench.lib.tables import Tables
 from workbench.schema import dictionary
@@ -29,45 +23,23 @@ from workbench.schema import dictionary
 if TYPE_CHECKING:
     import duckdb
 
-Artifact = Literal["record", "feed"]
 MEMBERS_PER_PART = 50_000
 WITHHELD = "its source family does not leave on this channel"
 NOT_GRANTED = "the grant or its level does not hold what this section is made from"
 _BATCH_ROWS = 8_192
+_SAME = ("release", "grant", "level", "policy", "dictionary", "as_of", "synthetic", "fitness")
 
 
-def artifact_id(slice_id: str, kind: Artifact) -> str:
-    """The id of what is made from a slice."""
-    identity = [kind, slice_id, _code(), matrix.digest()]
-    return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:24]
+def head(source: Slice, kind: str) -> dict[str, Any]:
+    """What the manifest of something made from a slice says first."""
+    same = {name: source.manifest[name] for name in _SAME if name in source.manifest}
+    return {"kind": kind, "slice": source.id, "matrix": matrix.digest(), **same}
 
 
-def ensure_artifact(source: Slice, kind: Artifact, lake: Path, progress: Progress) -> Slice:
-    """The record store or the feed of a slice, built when it is not there. Raises `DiskFull`, `BuildFailed`."""
-    build = _records if kind == "record" else _feed
-    return publish(
-        lake, artifact_id(source.id, kind), lambda con, folder: build(con, folder, source, progress)
-    )
-
-
-@functools.cache
-def _code() -> str:
-    """SHA-256 of the modules that decide what the artifacts hold."""
-    package = Path(__file__).parents[2]
-    modules = ("lib/lmr.py", "broker/channels/artifacts.py", "broker/channels/record_store.py")
-    return hashlib.sha256(b"".join((package / module).read_bytes() for module in modules)).hexdigest()
-
-
-def _head(source: Slice, kind: Artifact) -> dict[str, Any]:
-    same = ("release", "grant", "level", "policy", "dictionary", "as_of", "synthetic", "fitness")
-    head = {name: source.manifest[name] for name in same if name in source.manifest}
-    return {"kind": kind, "slice": source.id, "code": _code(), "matrix": matrix.digest(), **head}
-
-
-def _records(
+def build_record(
     con: duckdb.DuckDBPyConnection, folder: Path, source: Slice, progress: Progress
 ) -> dict[str, Any]:
-    """One row per member: the sections of the record as JSON, and the risk tier as JSON."""
+    """Writes the record store of a slice below `folder` and returns its manifest. Members are done part by part."""
     con.execute("RESET disabled_optimizers")
     con.execute("SET preserve_insertion_order = true")
     sections, accounts = _sections(source)
@@ -83,7 +55,7 @@ def _records(
             where = "WHERE member_id BETWEEN ? AND ?" if dictionary()[table].has_member else ""
             con.execute(f"DROP TABLE IF EXISTS {table}")
             con.execute(
-                f"CREATE TEMP TABLE {table} AS FROM {_relation(source, table)} {where}",
+                f"CREATE TEMP TABLE {table} AS FROM {relation(source, table)} {where}",
                 [first, last] if where else [],
             )
         con.execute(
@@ -95,7 +67,7 @@ def _records(
         parts.append(path.relative_to(folder).as_posix())
     columns = ((MEMBER, "Member"), (RECORD, "The sections, as JSON"), (RISK, "The risk tier, as JSON"))
     return {
-        **_head(source, "record"),
+        **head(source, "record"),
         "sections": accounts,
         "tables": {
             RECORD: {
@@ -194,7 +166,7 @@ def _write_part(con: duckdb.DuckDBPyConnection, path: Path, query: str) -> int:
 def _members(source: Slice) -> str:
     """A SELECT of the slice's members; every table of theirs is asked where it has no member table."""
     names = ["member"] if "member" in source.tables() else list(source.tables())
-    asked = [f"SELECT {MEMBER} FROM {_relation(source, n)}" for n in names if dictionary()[n].has_member]
+    asked = [f"SELECT {MEMBER} FROM {relation(source, n)}" for n in names if dictionary()[n].has_member]
     return f"SELECT {MEMBER} FROM ({' UNION '.join(asked)})"
 
 
@@ -208,62 +180,10 @@ def _member_ranges(con: duckdb.DuckDBPyConnection, source: Slice) -> list[tuple[
     return [(first, last) for first, last in rows] or [("", "")]
 
 
-def _feed(con: duckdb.DuckDBPyConnection, folder: Path, source: Slice, progress: Progress) -> dict[str, Any]:
-    """The slice's tables without the columns that the matrix keeps in; parts that lose none are the slice's own files."""
-    tables: dict[str, Any] = {}
-    withheld: dict[str, str] = {}
-    entries = source.manifest["tables"]
-    for step, (name, entry) in enumerate(entries.items()):
-        progress(name, step, len(entries))
-        named = {column["name"]: column.get("from", column["name"]) for column in entry["columns"]}
-        open_ = set(matrix.permitted("feed", name, named.values()))
-        kept = [column for column in entry["columns"] if named[column["name"]] in open_]
-        if not kept:
-            withheld[name] = WITHHELD
-            continue
-        (folder / "tables" / name).mkdir()
-        for part in entry["parts"]:
-            _feed_part(con, source.path / part, folder / part, None if len(kept) == len(named) else kept)
-        tables[name] = {
-            "grain": entry["grain"],
-            "about": entry["about"],
-            "rows": entry["rows"],
-            "columns": [{key: column[key] for key in ("name", "type", "means")} for column in kept],
-            "withheld": dict.fromkeys(
-                (name for name, origin in named.items() if origin not in open_), WITHHELD
-            ),
-            "parts": list(entry["parts"]),
-            "files": [_file(folder / part) for part in entry["parts"]],
-        }
-    return {**_head(source, "feed"), "tables": tables, "tables_withheld": withheld}
-
-
-def _feed_part(
-    con: duckdb.DuckDBPyConnection, source: Path, target: Path, kept: list[dict[str, Any]] | None
-) -> None:
-    if kept is not None:
-        listed = ", ".join(f'"{column["name"]}"' for column in kept)
-        con.execute(
-            f"COPY (SELECT {listed} FROM read_parquet({_quoted(source)}, hive_partitioning => false)) "
-            f"TO {_quoted(target)} (FORMAT parquet, COMPRESSION zstd)"
-        )
-        return
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
-
-
-def _file(path: Path) -> dict[str, Any]:
-    with path.open("rb") as handle:
-        digest = hashlib.file_digest(handle, "sha256").hexdigest()
-    return {"rows": pq.read_metadata(path).num_rows, "bytes": path.stat().st_size, "sha256": digest}
-
-
-def _relation(source: Slice, table: str) -> str:
-    files = ", ".join(_quoted(path) for path in source.parts(table))
+def relation(source: Slice, table: str) -> str:
+    files = ", ".join(quoted(path) for path in source.parts(table))
     return f"read_parquet([{files}], hive_partitioning => false)"
 
 
-def _quoted(path: Path) -> str:
+def quoted(path: Path) -> str:
     return "'" + str(path).replace("'", "''") + "'"
