@@ -88,9 +88,18 @@ def test_a_server_learns_who_it_is_and_what_it_may_see(ana: Bound, rui: Bound) -
     assert ana.ask("GET", "/tables/nothing").status == 404
     names = [c["name"] for c in rui.ask("GET", "/tables/member").json["columns"]]
     assert "ssn" not in names and "birth_year" in names
-    grants = {g["grant"]: g for g in ana.ask("GET", "/grants").json["grants"]}
-    assert grants["demo-analyst"]["allowed"] and not grants["demo-public"]["allowed"]
-    assert "stakeholders" in grants["demo-public"]["reason"]
+
+
+def test_a_user_is_told_of_her_groups_grants_and_of_others_how_many(world: World, ana: Bound) -> None:
+    world.change_grant("plan-quality", valid_until="2025-06-30")
+    said = ana.ask("GET", "/grants").json
+    world.change_grant("plan-quality", valid_until="2035-12-31")
+    assert [(g["grant"], g["allowed"]) for g in said["grants"]] == [
+        ("demo-analyst", True),
+        ("plan-quality-sierra-vista", False),
+    ]
+    assert "expired on 2025-06-30" in said["grants"][1]["reason"]
+    assert said["others"] >= 3 and "demo-public" not in json.dumps(said)
 
 
 def test_a_query_is_answered_as_a_whole_arrow_stream_with_its_provenance(ana: Bound) -> None:

@@ -264,7 +264,7 @@ def test_whoami_says_who_under_which_grant_at_which_level(ana: Session) -> None:
         "operations",
     )
     assert "SYNTHETIC DATA" in me._repr_html_()
-    assert ana.fitness["categories_removed"] == ["part2"]
+    assert "part2" in ana.fitness["categories_removed"]
     assert {g["grant"] for g in ana.grants() if g["allowed"]} == {"demo-analyst", "plan-quality-sierra-vista"}
 
 

@@ -8,12 +8,16 @@ from typing import Literal
 
 from workbench.broker.bindings import Binding
 from workbench.broker.grants import Grant
+from workbench.broker.law import NOTICE_NAME
 from workbench.broker.slices import Slice
 
 Way = Literal["notebook", "app", "report", "operator", "lmr_api", "risk_api", "feed", "tabulate"]
 """How a caller comes: from a server of one of the Hub's kinds, from the machine itself, or on a channel's listener."""
 OPENS = {"notebook": "notebook", "app": "apps", "report": "reports", "operator": None}
 """The channel that a grant must open for a way; the others are named as their channels are."""
+
+
+NOTICE_HEADER = "X-Workbench-Notice"
 
 
 @dataclass(frozen=True)
@@ -69,4 +73,10 @@ class Answer:
             "X-Workbench-Release": str(self.slice.manifest["release"]),
             "X-Workbench-Slice": self.slice.id,
             "X-Workbench-Synthetic": str(self.slice.synthetic).lower(),
+            **({NOTICE_HEADER: NOTICE_NAME} if self.grant.notice else {}),
         }
+
+
+def notice_of(grant: Grant) -> dict[str, str]:
+    """`{"notice": text}` of 42 CFR 2.32, for the JSON of an answer in which Part 2 records may be; else nothing."""
+    return {"notice": grant.notice} if grant.notice else {}

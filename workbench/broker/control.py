@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from workbench.broker.core import Answer, Broker, Caller
-from workbench.broker.http import ArrowEndpoint, BadRequest, answering, body_of, spec_of, text_of
+from workbench.broker.http import ArrowEndpoint, BadRequest, answering, body_of, json_answer, spec_of, text_of
 from workbench.broker.public import audit_filters, decisions
 from workbench.broker.slices import list_slices
 from workbench.errors import WorkbenchError
@@ -73,7 +73,7 @@ def control_app(service: Service) -> Starlette:
         user = request.query_params.get("user", "")
         if "groups" not in request.query_params and user:
             groups = await broker.directory.groups(user)
-        return JSONResponse({"user": user, "grants": decisions(broker, groups)})
+        return JSONResponse({"user": user, **decisions(broker, groups)})
 
     async def query(request: Request) -> Answer:
         body = request.scope["body"]
@@ -84,13 +84,13 @@ def control_app(service: Service) -> Starlette:
 
     async def tabulate(request: Request) -> Response:
         body = await body_of(request)
-        return JSONResponse(await broker.tabulate(await operator(broker, body), spec_of(body)))
+        return json_answer(await broker.tabulate(await operator(broker, body), spec_of(body)))
 
     async def whoami(request: Request) -> Response:
-        return JSONResponse(await broker.whoami(await operator(broker, dict(request.query_params))))
+        return json_answer(await broker.whoami(await operator(broker, dict(request.query_params))))
 
     async def tables(request: Request) -> Response:
-        return JSONResponse(await broker.tables(await operator(broker, dict(request.query_params))))
+        return json_answer(await broker.tables(await operator(broker, dict(request.query_params))))
 
     async def build_slice(request: Request) -> Response:
         caller = await operator(broker, await body_of(request))

@@ -15,7 +15,7 @@ from typing import Any
 from workbench.broker import gate
 from workbench.broker.audit import Audit, events
 from workbench.broker.bindings import CHANNELS, KINDS, Binding, BindingRefused, Bindings
-from workbench.broker.caller import Answer, Caller
+from workbench.broker.caller import Answer, Caller, notice_of
 from workbench.broker.grants import Channel, Decision, Grant, GrantBook, Level
 from workbench.broker.hub import Directory
 from workbench.broker.meter import Meter
@@ -29,7 +29,7 @@ from workbench.broker.tabulate import check_spec
 from workbench.broker.vault import Vault
 from workbench.errors import WorkbenchError
 from workbench.lake.release import Release, UnknownRelease, open_release
-from workbench.sandbox import available
+from workbench.sandbox import available, insecure
 from workbench.schema import dictionary
 from workbench.schema.dictionary import IdentifierClass
 from workbench.settings import Settings
@@ -62,7 +62,8 @@ class Broker:
     """One broker on one state. Raises SandboxUnavailable or StateLocked where it cannot be."""
 
     def __init__(self, settings: Settings, directory: Directory, *, limits: PoolLimits | None = None):
-        available()
+        if not insecure():
+            available()
         self.settings = settings
         self.directory = directory
         self.state = State(settings.database_url, settings.state)
@@ -105,9 +106,11 @@ class Broker:
         opened = None if caller.operator else channel or caller.opens
         return book.require(caller.grant, groups, purpose=caller.purpose, channel=opened)
 
-    def decisions(self, groups: frozenset[str]) -> list[Decision]:
-        """One decision for each grant there is."""
-        return self.grants().for_user(groups)
+    def decisions(self, groups: frozenset[str]) -> tuple[list[Decision], int]:
+        """One decision for each grant of these groups, closed ones too, and how many grants there are for others."""
+        every = self.grants().for_user(groups)
+        own = [decision for decision in every if not groups.isdisjoint(decision.grant.groups)]
+        return own, len(every) - len(own)
 
     def release(self, caller: Caller) -> Release:
         """The release that the caller's answers come from: the one fixed at the server's start, else the latest."""
@@ -184,7 +187,7 @@ class Broker:
             answer = await lease.tabulate(spec)
             reading.count(rows=len(answer["rows"]), bytes=lease.summary["bytes"])
             await reading.admitted()
-        return {**answer, "grant": reading.grant.name, "query": reading.id}
+        return {**answer, "grant": reading.grant.name, "query": reading.id, **notice_of(reading.grant)}
 
     async def whoami(self, caller: Caller) -> dict[str, Any]:
         """The caller, the grant and what they permit, in plain words and values."""
@@ -203,8 +206,11 @@ class Broker:
             "relation": str(grant.organisation.relation),
             "agreement": grant.agreement,
             "until": grant.valid_until.isoformat(),
-            "part2": grant.sensitive.part2 == "include",
+            "part2": grant.sensitive.part2 != "exclude",
+            **notice_of(grant),
         }
+        if insecure():
+            about["insecure"] = True
         with contextlib.suppress(UnknownRelease):
             release = self.release(caller)
             about |= {
@@ -236,7 +242,12 @@ class Broker:
             }
             for name, entry in ready.slice.manifest["tables"].items()
         }
-        return {"slice": ready.slice.id, "fitness": ready.slice.fitness, "tables": tables}
+        return {
+            "slice": ready.slice.id,
+            "fitness": ready.slice.fitness,
+            "tables": tables,
+            **notice_of(grant),
+        }
 
     def query_state(self, user: str | None, query: str) -> dict[str, Any]:
         """How one of the user's own queries ended (None, the operator: anyone's): running, answered, failed, cancelled."""

@@ -7,15 +7,16 @@ import contextlib
 import json
 import logging
 import traceback
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Message, Receive, Scope, Send
 
-from workbench.broker.core import Answer, SliceBuilding
-from workbench.broker.pool import Busy
+from workbench.broker.caller import NOTICE_HEADER, Answer
+from workbench.broker.law import NOTICE_NAME
+from workbench.broker.shelf import SliceBuilding
 from workbench.errors import WorkbenchError
 
 ARROW_STREAM = "application/vnd.apache.arrow.stream"
@@ -88,6 +89,12 @@ def spec_of(body: dict[str, Any]) -> dict[str, Any]:
     return {"table": text_of(body, "table"), **{str(k): v for k, v in flat.items() if v is not None}}
 
 
+def json_answer(content: Mapping[str, Any], status: int = 200) -> Response:
+    """JSON; with the notice of 42 CFR 2.32 named in the head where its text stands in the content."""
+    headers = {NOTICE_HEADER: NOTICE_NAME} if content.get("notice") else {}
+    return JSONResponse(content, status, headers)
+
+
 def error_response(error: WorkbenchError) -> Response:
     """`{"code", "reason", "hint"}` with the error's status; 202 and 429 say when to come again."""
     content: dict[str, Any] = dict(error.as_json())
@@ -95,8 +102,8 @@ def error_response(error: WorkbenchError) -> Response:
     if isinstance(error, SliceBuilding):
         content["progress"] = {"step": error.step, "done": error.done}
         headers["Retry-After"] = "1"
-    elif isinstance(error, Busy):
-        headers["Retry-After"] = str(error.retry_after)
+    elif (seconds := getattr(error, "retry_after", None)) is not None:
+        headers["Retry-After"] = str(seconds)
     elif error.http_status == 503:
         headers["Retry-After"] = "2"
     elif error.http_status in (408, 413):
@@ -178,7 +185,7 @@ async def _stream(answer: Answer, send: Send) -> None:
             await send({"type": "http.response.body", "body": chunk, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
     finally:
-        await answer.chunks.aclose()  # type: ignore[attr-defined]
+        await answer.chunks.aclose()
 
 
 @contextlib.asynccontextmanager

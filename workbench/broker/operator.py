@@ -18,7 +18,9 @@ from typing import Any
 
 import pyarrow as pa
 
+from workbench.broker.caller import NOTICE_HEADER
 from workbench.broker.frames import END_OF_STREAM
+from workbench.broker.law import NOTICE_2_32, NOTICE_NAME
 from workbench.errors import WorkbenchError
 from workbench.settings import Settings
 
@@ -46,6 +48,8 @@ class Rows:
     release: str
     slice: str
     synthetic: bool
+    notice: str
+    """The notice of 42 CFR 2.32, where it accompanies the answer."""
 
 
 class Operator:
@@ -69,6 +73,7 @@ class Operator:
             value("X-Workbench-Release") or "",
             value("X-Workbench-Slice") or "",
             value("X-Workbench-Synthetic") == "true",
+            NOTICE_2_32 if value(NOTICE_HEADER) == NOTICE_NAME else "",
         )
 
     def ask(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:

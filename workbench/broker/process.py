@@ -7,9 +7,11 @@ import contextlib
 import json
 import logging
 import os
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
@@ -18,9 +20,9 @@ from typing import Any
 
 from workbench.broker import frames
 from workbench.broker.engine_errors import STATUS
-from workbench.broker.worker import CHANNEL, SLICE
+from workbench.broker.worker import CHANNEL, SLICE, SPILL
 from workbench.errors import WorkbenchError
-from workbench.sandbox import Limits, Running, Sandbox, launch
+from workbench.sandbox import Limits, Running, Sandbox, insecure, launch, launch_bare
 
 START_SECONDS = 30.0
 _BUFFER_BYTES = 4 << 20
@@ -127,6 +129,8 @@ class WorkerProcess:
         self.rows = 0
         """Rows of the current answer that the worker has begun to send."""
         self._left = 0
+        self._bare = insecure()
+        self._spill = tempfile.mkdtemp(prefix="wb-spill-") if self._bare else SPILL
         self._running: Running | None = None
         self._socket: socket.socket | None = None
 
@@ -137,12 +141,13 @@ class WorkerProcess:
         ours.setblocking(False)
         self._socket = ours
         try:
-            self._running = await asyncio.to_thread(_launch, self.mount, limits, theirs)
+            self._running = await asyncio.to_thread(_launch, self.mount, limits, theirs, self._bare)
         finally:
             theirs.close()
         order = {
             "mode": self.mount.mode,
-            "folder": SLICE,
+            "folder": str(self.mount.folder) if self._bare else SLICE,
+            "spill": self._spill,
             "tables": {name: list(parts) for name, parts in self.mount.tables.items()},
             "memory_bytes": limits.memory_bytes,
             "spill_bytes": limits.spill_bytes,
@@ -243,15 +248,19 @@ class WorkerProcess:
                 self._running.wait(5)
         if self._socket is not None:
             self._socket.close()
+        if self._bare:
+            shutil.rmtree(self._spill, ignore_errors=True)
 
 
-def _launch(mount: Mount, limits: PoolLimits, channel: socket.socket) -> Running:
+def _launch(mount: Mount, limits: PoolLimits, channel: socket.socket, bare: bool) -> Running:
     sandbox = Sandbox(
         command=[sys.executable, "-m", "workbench.broker.worker"],
         env={CHANNEL: str(channel.fileno()), "OMP_NUM_THREADS": "1"},
         read_only=mount.shown,
         limits=limits.sandbox,
     )
+    if bare:
+        return launch_bare(sandbox, pass_fds=[channel.fileno()])
     return launch(
         sandbox,
         stdin=subprocess.DEVNULL,

@@ -12,7 +12,7 @@ from starlette.routing import Route
 
 from workbench.broker.bindings import Binding, TokenRefused
 from workbench.broker.core import Answer, Broker, Caller
-from workbench.broker.http import ArrowEndpoint, answering, body_of, spec_of, text_of
+from workbench.broker.http import ArrowEndpoint, answering, body_of, json_answer, spec_of, text_of
 from workbench.errors import WorkbenchError
 
 
@@ -34,14 +34,14 @@ def public_app(broker: Broker) -> Starlette:
         return Caller.of(binding, await broker.directory.groups(binding.user))
 
     async def whoami(request: Request) -> Response:
-        return JSONResponse(await broker.whoami(await caller_of(request)))
+        return json_answer(await broker.whoami(await caller_of(request)))
 
     async def grants(request: Request) -> Response:
         caller = await caller_of(request)
-        return JSONResponse({"grants": decisions(broker, caller.groups or frozenset())})
+        return JSONResponse(decisions(broker, caller.groups or frozenset()))
 
     async def tables(request: Request) -> Response:
-        return JSONResponse(await broker.tables(await caller_of(request)))
+        return json_answer(await broker.tables(await caller_of(request)))
 
     async def table(request: Request) -> Response:
         found = await broker.tables(await caller_of(request))
@@ -51,7 +51,8 @@ def public_app(broker: Broker) -> Starlette:
             raise WorkbenchError(
                 "The slice has no such table.", hint=hint, code="unknown-table", http_status=404
             )
-        return JSONResponse({"table": name, **found["tables"][name]})
+        notice = {"notice": found["notice"]} if "notice" in found else {}
+        return json_answer({"table": name, **found["tables"][name], **notice})
 
     async def query(request: Request) -> Answer:
         return await broker.query(await caller_of(request), text_of(request.scope["body"], "sql"))
@@ -62,7 +63,7 @@ def public_app(broker: Broker) -> Starlette:
 
     async def tabulate(request: Request) -> Response:
         caller = await caller_of(request)
-        return JSONResponse(await broker.tabulate(caller, spec_of(await body_of(request))))
+        return json_answer(await broker.tabulate(caller, spec_of(await body_of(request))))
 
     async def audit(request: Request) -> Response:
         caller = await caller_of(request)
@@ -85,8 +86,9 @@ def public_app(broker: Broker) -> Starlette:
     return app
 
 
-def decisions(broker: Broker, groups: frozenset[str]) -> list[dict[str, Any]]:
-    """Every grant with whether it is open to these groups and why; the open ones first."""
+def decisions(broker: Broker, groups: frozenset[str]) -> dict[str, Any]:
+    """`{"grants", "others"}`: the groups' own grants, open or not and why, the open ones first; how many are not theirs."""
+    own, others = broker.decisions(groups)
     found = [
         {
             "grant": d.grant.name,
@@ -100,9 +102,9 @@ def decisions(broker: Broker, groups: frozenset[str]) -> list[dict[str, Any]]:
             "hint": d.hint,
             "code": d.code,
         }
-        for d in broker.decisions(groups)
+        for d in own
     ]
-    return sorted(found, key=lambda d: (not d["allowed"], d["grant"]))
+    return {"grants": sorted(found, key=lambda d: (not d["allowed"], d["grant"])), "others": others}
 
 
 def audit_filters(request: Request) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from workbench.broker.caller import Caller
 from workbench.broker.grants import Channel, Grant, Level
+from workbench.broker.law import refuse_unsourced
 from workbench.broker.pool import Lease
 from workbench.broker.said import milliseconds, outcome, who, why
 from workbench.broker.shelf import Ready, SliceBuilding, SliceKind
@@ -82,11 +83,12 @@ class Reading:
         self._statement, self._tables, self._columns = statement, tables, columns
 
     async def __aenter__(self) -> Reading:
-        """Raises GrantRefused, DayLimitReached, UnknownRelease, AuditUnavailable."""
+        """Raises GrantRefused, DayLimitReached, UnknownRelease, UnsourcedCategory, AuditUnavailable."""
         try:
             self.grant = self._broker.permit(self.caller, channel=self._channel)
             self._broker.meter.check(self.grant)
             self.release = self._broker.release(self.caller)
+            refuse_unsourced(self.grant, self.release)
         except WorkbenchError as refusal:
             await self._refuse(refusal)
             raise

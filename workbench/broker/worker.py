@@ -1,7 +1,8 @@
 """The process that reads one slice. It runs inside the sandbox and has nothing but the slice's folder.
 
 In the mode `query` it runs SQL that the gate admitted, on an engine that is locked: no file but the slice's, no
-extension, no setting. In the mode `tabulate` it runs the broker's own tabulations and takes no SQL at all.
+extension, no setting. In the mode `tabulate` it runs the broker's own tabulations and takes no SQL at all; in the mode
+`record` it looks up one member at a time.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from workbench.broker.members_found import Found
 if TYPE_CHECKING:
     import duckdb
 
+    from workbench.broker.channels.record_store import RecordStore
+
 SLICE = "/slice"
 SPILL = "/tmp/spill"
 """Where the engine puts what does not fit into its memory: the sandbox's own tmpfs, which nobody else sees."""
@@ -39,6 +42,7 @@ class Worker:
         self._channel = channel
         self._jobs: queue.SimpleQueue[tuple[bytes, bytes] | None] = queue.SimpleQueue()
         self._connection: duckdb.DuckDBPyConnection | None = None
+        self._store: RecordStore | None = None
         self._cancelled = threading.Event()
         self._folder = Path(SLICE)
 
@@ -52,6 +56,10 @@ class Worker:
         try:
             if order["mode"] == "query":
                 self._connection = _engine(self._folder, order)
+            elif order["mode"] == "record":
+                from workbench.broker.channels.record_store import RecordStore
+
+                self._store = RecordStore([self._folder / part for part in order["tables"]["record"]])
             else:
                 from workbench.broker import tabulate  # noqa: F401  (so that the first request does not pay for it)
         except Exception as error:
@@ -81,6 +89,8 @@ class Worker:
                     self._query(json.loads(payload))
                 elif kind == frames.TABULATE and mode == "tabulate":
                     self._tabulate(json.loads(payload))
+                elif kind == frames.LOOKUP and mode == "record":
+                    self._lookup(json.loads(payload))
                 else:
                     raise RuntimeError("an order of the other mode")
             except frames.ChannelGone:
@@ -122,6 +132,11 @@ class Worker:
         answer = tabulate.compute(self._folder, spec)
         frames.send_json(self._channel, frames.DONE, {"answer": answer, "ms": _since(started)})
 
+    def _lookup(self, order: dict[str, Any]) -> None:
+        assert self._store is not None
+        found = self._store.lookup(order["member"], order["column"])
+        frames.send_json(self._channel, frames.DONE, {"found": found})
+
     def _fail(self, error: BaseException) -> None:
         from workbench.broker.engine_errors import explain
         from workbench.errors import WorkbenchError
@@ -150,7 +165,7 @@ def _engine(folder: Path, order: dict[str, Any]) -> duckdb.DuckDBPyConnection:
             "memory_limit": f"{order['memory_bytes']}B",
             "threads": str(order["threads"]),
             "max_expression_depth": "1000",
-            "temp_directory": SPILL,
+            "temp_directory": order["spill"],
             "max_temp_directory_size": f"{order['spill_bytes']}B",
         },
     )

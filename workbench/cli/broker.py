@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,11 +16,27 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
+from workbench import sandbox
+from workbench.client.show import INSECURE
 from workbench.errors import WorkbenchError
 from workbench.settings import Settings, settings
 
 FIRST_ROWS = 20
 """Rows of an answer in --jsonl."""
+
+
+def _without_sandbox(_context: click.Context, _option: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        os.environ[sandbox.VARIABLE] = "1"
+
+
+insecure_option = click.option(
+    "--insecure-no-sandbox",
+    is_flag=True,
+    expose_value=False,
+    callback=_without_sandbox,
+    help="Run queries without bubblewrap, which every page then says. Never over people's data.",
+)
 
 
 @click.command(
@@ -44,6 +61,7 @@ Examples:
 @click.option(
     "--rows", type=click.IntRange(min=1), default=50, show_default=True, help="Rows of the printed table."
 )
+@insecure_option
 @click.argument("sql", required=False)
 def query(
     grant: str, release: str | None, as_: str | None, purpose: str | None, lake: Path | None,
@@ -63,7 +81,10 @@ def query(
             return
         answer = broker.query(sys.stdin.read() if sql == "-" else str(sql), address)
     if as_json:
-        stamp = {name: getattr(answer, name) for name in ("query", "grant", "release", "slice", "synthetic")}
+        stamp = {
+            name: getattr(answer, name)
+            for name in ("query", "grant", "release", "slice", "synthetic", "notice")
+        }
         click.echo(json.dumps(stamp | _rows(answer.table, None), default=str))
     else:
         _print(answer, rows)
@@ -105,6 +126,8 @@ def _print(answer: Any, rows: int) -> None:
     console = Console()
     if answer.synthetic:
         console.print("SYNTHETIC DATA", style="bold yellow")
+    if sandbox.insecure():
+        console.print(INSECURE, style="bold red")
     grid = Table(show_edge=False, header_style="bold")
     shown = answer.table.slice(0, rows)
     for field in shown.schema:
@@ -118,6 +141,8 @@ def _print(answer: Any, rows: int) -> None:
         f"{answer.table.num_rows:,} rows{more} · grant {answer.grant} · release {answer.release} · slice {answer.slice}",
         style="dim",
     )
+    if answer.notice:
+        console.print(answer.notice, style="dim")
 
 
 @click.group("slice")

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from workbench.client.show import SYNTHETIC_MARK
+from workbench.client.show import INSECURE, SYNTHETIC_MARK, insecure
 from workbench.client.tabulation import Tabulation
 
 STYLE = """
@@ -78,12 +78,12 @@ def head(title: str, lead: str, synthetic: bool) -> str:
 
 
 def band(synthetic: bool) -> str:
-    """The band over a page of invented data; nothing over real data."""
-    if not synthetic:
-        return ""
-    return (
-        f'<div class="wb-band" role="note"><b>{SYNTHETIC_MARK}</b> '
-        "Every person, plan and number on this page is invented.</div>"
+    """The bands over a page: of invented data, and of a broker without sandbox."""
+    mark, words = INSECURE.split(": ", 1)
+    found = [(SYNTHETIC_MARK, "Every person, plan and number on this page is invented.")] * synthetic
+    found += [(mark, words)] * insecure()
+    return "".join(
+        f'<div class="wb-band" role="note"><b>{mark}</b> {_t(words)}</div>' for mark, words in found
     )
 
 

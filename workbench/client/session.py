@@ -66,6 +66,9 @@ class Session:
     def __init__(self, transport: Transport):
         self._transport = transport
         self._whoami = Whoami(transport.get("/whoami"))
+        show.tell_of_broker(
+            insecure=bool(self._whoami.get("insecure")), notice=str(self._whoami.get("notice") or "")
+        )
 
     @property
     def grant(self) -> str:
@@ -102,13 +105,18 @@ class Session:
         """The fitness in one sentence, as it stands under every table and plot; empty for an aggregate grant."""
         return describe(self.fitness) if self.has_rows else ""
 
+    @property
+    def notice(self) -> str:
+        """The notice of 42 CFR 2.32 that accompanies the answers of this grant; empty where none does."""
+        return str(self._whoami.get("notice") or "")
+
     def whoami(self) -> Whoami:
         """User, grant, level, purpose, release and what they permit, asked anew."""
         self._whoami = Whoami(self._transport.get("/whoami"))
         return self._whoami
 
     def grants(self) -> list[dict[str, Any]]:
-        """Every grant of this user, with the reason where one is not open now."""
+        """Every grant of this user's groups, with the reason where one is not open now."""
         return list(self._transport.get("/grants")["grants"])
 
     def sql(self, query: str) -> Result:

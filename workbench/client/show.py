@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import sys
+import textwrap
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
 
 WIDEST_CELL = 60
 SYNTHETIC_MARK = "SYNTHETIC DATA"
+INSECURE_MARK = "NO SANDBOX"
+INSECURE = "NO SANDBOX: this broker runs queries without one. It is not for people's data."
 
 _PANEL = (
     "font:13px/1.45 system-ui,-apple-system,'Segoe UI',sans-serif;color:#0f172a;background:#fff;"
@@ -23,6 +26,27 @@ _MARK = (
     "display:inline-block;background:#b45309;color:#fff;font-weight:700;font-size:11px;letter-spacing:.04em;"
     "border-radius:3px;padding:1px 6px;margin-right:8px"
 )
+
+
+class _Broker:
+    """What is to be said of the broker that this process asks, once and on everything that it shows."""
+
+    insecure = False
+    noticed = ""
+
+
+def tell_of_broker(*, insecure: bool, notice: str) -> None:
+    """Prints the notice that accompanies the answers (42 CFR 2.32) and the lack of a sandbox, each once."""
+    if insecure and not _Broker.insecure:
+        print(INSECURE)
+    if notice and notice != _Broker.noticed:
+        print(textwrap.fill(notice, 110))
+    _Broker.insecure, _Broker.noticed = insecure, notice or _Broker.noticed
+
+
+def insecure() -> bool:
+    """Whether the broker that this process asks runs queries without a sandbox."""
+    return _Broker.insecure
 
 
 class Raw(str):
@@ -70,7 +94,8 @@ def _html_cell(value: object) -> str:
 
 def panel(body: str, caption: str, *, note: str = "", synthetic: bool = False) -> str:
     """A table with its caption, its verdict and the mark of invented data."""
-    mark = f'<span style="{_MARK}">{SYNTHETIC_MARK}</span>' if synthetic else ""
+    marks = [SYNTHETIC_MARK] * synthetic + [INSECURE_MARK] * insecure()
+    mark = "".join(f'<span style="{_MARK}">{text}</span>' for text in marks)
     text = html.escape(caption.replace(f"{SYNTHETIC_MARK} · ", ""))
     verdict = (
         f'<div style="color:#475569;margin-top:2px;white-space:normal">{html.escape(note)}</div>'

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from workbench.client import show
 from workbench.deid.disclosure import THRESHOLD, Line, suppress
 
 MARK = "not shown"
@@ -177,7 +178,8 @@ def _split(table: pd.DataFrame, by: Codes) -> dict[str, pd.DataFrame]:
 
 def masthead(kind: str, title: str, lines: Sequence[str], synthetic: bool) -> str:
     """The head of a report."""
-    mark = f'<span class="synthetic">{SYNTHETIC}</span>' if synthetic else ""
+    marks = [SYNTHETIC] * synthetic + [show.INSECURE] * show.insecure()
+    mark = "".join(f'<span class="synthetic">{text}</span>' for text in marks)
     more = "".join(f'<div class="sub">{_t(line)}</div>' for line in lines)
     return f'<header class="masthead"><div class="kind">{_t(kind)}</div><h1>{_t(title)}</h1>{more}{mark}</header>'
 

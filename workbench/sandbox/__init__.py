@@ -3,6 +3,7 @@
 `launch(Sandbox(command=[...]))` starts one; `available()` says what is missing on this machine.
 """
 
+from workbench.sandbox.bare import VARIABLE, insecure, launch_bare
 from workbench.sandbox.bwrap import (
     PYTHON,
     Limits,
@@ -13,4 +14,15 @@ from workbench.sandbox.bwrap import (
     launch,
 )
 
-__all__ = ["PYTHON", "Limits", "Running", "Sandbox", "SandboxUnavailable", "available", "launch"]
+__all__ = [
+    "PYTHON",
+    "VARIABLE",
+    "Limits",
+    "Running",
+    "Sandbox",
+    "SandboxUnavailable",
+    "available",
+    "insecure",
+    "launch",
+    "launch_bare",
+]
