@@ -78,7 +78,12 @@ def member_months(con: duckdb.DuckDBPyConnection) -> None:
 def measure_years(con: duckdb.DuckDBPyConnection, through: date) -> list[int]:
     """The calendar years that have claims and lie wholly before the day through which claims are complete."""
     rows = con.execute("SELECT DISTINCT year(from_date) FROM medical_claim ORDER BY 1").fetchall()
-    return [year for (year,) in rows if date(year, 12, 31) <= through]
+    return measure_years_among([year for (year,) in rows], through)
+
+
+def measure_years_among(years: Sequence[int], through: date) -> list[int]:
+    """Those of the years that lie wholly before the day through which claims are complete."""
+    return [year for year in years if date(year, 12, 31) <= through]
 
 
 def measure_events(con: duckdb.DuckDBPyConnection, through: date) -> None:
@@ -96,7 +101,7 @@ def measure_events(con: duckdb.DuckDBPyConnection, through: date) -> None:
         known = sorted(set(years) & set(measure.years)) if measure.event else []
         if not known:
             continue
-        events = _events(measure.name, tuple(known))
+        events = events_sql(measure.name, tuple(known))
         con.execute(f"CREATE OR REPLACE TEMP TABLE events AS FROM ({events}) WHERE denominator")
         con.execute(f"SET search_path = '{database}.{WITHOUT_PART2},{database}.main'")
         con.execute(f"CREATE OR REPLACE TEMP TABLE fewer_events AS FROM ({events}) WHERE denominator")
@@ -111,7 +116,7 @@ def measure_events(con: duckdb.DuckDBPyConnection, through: date) -> None:
 
 
 @cache
-def _events(measure: str, years: tuple[int, ...]) -> str:
+def events_sql(measure: str, years: tuple[int, ...]) -> str:
     """SQL of the events of all years, with `measure_year`. Kept, because it takes the compiler a second."""
     tables = Tables.unbound()
     found = [MEASURES[measure].events(tables, year).mutate(measure_year=ibis.literal(year)) for year in years]
