@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from workbench.broker.channels.feed_build import ensure_feed
+from workbench.broker.channels.record_build import ensure_record
 from workbench.broker.grants import Grant
 from workbench.broker.process import Mount
 from workbench.broker.slices import Slice, UnknownSlice, ensure, ensure_tabulation, open_slice, slice_id
@@ -18,7 +20,10 @@ from workbench.lake.release import Release
 QUICK_BUILD_SECONDS = 1.0
 """A request waits so long for its slice before it is told to come again."""
 
-SliceKind = Literal["slice", "tabulation"]
+SliceKind = Literal["slice", "tabulation", "record", "feed"]
+MAKERS = {"slice": ensure, "tabulation": ensure_tabulation, "record": ensure_record, "feed": ensure_feed}
+MODES = {"slice": "query", "tabulation": "tabulate", "record": "record", "feed": "feed"}
+"""What a worker on it does; nothing runs on a feed, its files are what is given."""
 Record = Callable[..., Awaitable[None]]
 
 
@@ -104,7 +109,7 @@ class Shelf:
         return build.task.result()
 
     def _start(self, release: Release, grant: Grant, kind: SliceKind, id: str) -> _Build:
-        make = ensure if kind == "slice" else ensure_tabulation
+        make = MAKERS[kind]
 
         async def work() -> Slice:
             said = {"grant": grant.name, "release": release.id, "slice": id, "user": "broker"}
@@ -130,5 +135,4 @@ def _ready(found: Slice, kind: SliceKind) -> Ready:
     columns = found.tables() if kind == "slice" else {}
     tables = {name: tuple(column[0] for column in of_table) for name, of_table in columns.items()}
     parts = {name: tuple(entry["parts"]) for name, entry in found.manifest["tables"].items()}
-    mode = "query" if kind == "slice" else "tabulate"
-    return Ready(found, tables, Mount(found.id, found.path, mode, parts))
+    return Ready(found, tables, Mount(found.id, found.path, MODES[kind], parts))

@@ -12,10 +12,26 @@ import pyarrow.parquet as pq
 
 from workbench.broker.channels import matrix
 from workbench.broker.channels.record_build import WITHHELD, head, quoted
-from workbench.broker.published_slice import Progress, Slice
+from workbench.broker.grants import Grant
+from workbench.broker.published_slice import Progress, Slice, publish, silent, slice_id
+from workbench.broker.slices import ensure
+from workbench.broker.vault import Vault
+from workbench.lake.release import Release
 
 if TYPE_CHECKING:
     import duckdb
+
+
+def ensure_feed(
+    release: Release, grant: Grant, vault: Vault, lake: Path, progress: Progress = silent
+) -> Slice:
+    """The feed of a grant over a release, built when it is not there. Raises what `ensure` raises."""
+    source = ensure(release, grant, vault, lake, progress)
+    return publish(
+        lake,
+        slice_id(release, grant, "feed"),
+        lambda con, folder: build_feed(con, folder, source, progress),
+    )
 
 
 def build_feed(
