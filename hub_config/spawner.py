@@ -16,9 +16,10 @@ from typing import Any
 from urllib.parse import quote
 
 from jupyterhub.spawner import Spawner
-from traitlets import Bool, Integer, Unicode, default
+from traitlets import Bool, Instance, Integer, Unicode, default
 
 from hub_config import places
+from hub_config.access import Access
 from hub_config.control import Control, Option, SpawnRefused
 from hub_config.options import render
 from workbench.sandbox import PYTHON, Limits, Running, Sandbox, launch, seats
@@ -51,6 +52,12 @@ class BwrapSpawner(Spawner):  # type: ignore[misc]
     synthetic = Bool(
         False, config=True, help="Whether the lake holds invented data: then Lab's page says so."
     )
+    insecure = Bool(
+        False, config=True, help="Whether queries run without a sandbox: then every page says so."
+    )
+    access = Instance(
+        Access, allow_none=True, config=True, help="Who can give a grant, for those who have none."
+    )
     ready_seconds = Integer(60, config=True, help="How long a server may take until it answers.")
 
     @default("poll_interval")  # type: ignore[untyped-decorator]
@@ -75,7 +82,7 @@ class BwrapSpawner(Spawner):  # type: ignore[misc]
             found = await self.control.options(self.user.name, self._groups())
         except SpawnRefused as refusal:
             return render([], trouble=refusal.jupyterhub_message)
-        return render(found)
+        return render(found, givers=self.access.givers if self.access else ())
 
     @staticmethod
     def options_from_form(form: Mapping[str, list[str]]) -> dict[str, str]:
@@ -103,7 +110,9 @@ class BwrapSpawner(Spawner):  # type: ignore[misc]
         }
         option = offered.get(wanted)
         if option is None:
-            raise SpawnRefused(403, f"There is no grant {wanted!r} for you. Choose one of those below.")
+            raise SpawnRefused(
+                403, f"There is no grant {wanted!r} among yours, or it is not open to you. Choose one below."
+            )
         if not option.allowed:
             raise SpawnRefused(403, f"The grant {wanted} is not open to you: {option.reason}")
         if option.kind == "none":
@@ -168,6 +177,7 @@ class BwrapSpawner(Spawner):  # type: ignore[misc]
         run = Path(self.run_folder)
         env = self.get_env()
         env.update(WORKBENCH_GRANT=option.grant, WORKBENCH_PURPOSE=purpose)
+        env.update(WORKBENCH_SYNTHETIC=str(int(self.synthetic)), WORKBENCH_INSECURE=str(int(self.insecure)))
         read_only = {run / "hub": HUB_INSIDE, broker: BROKER_INSIDE}
         if option.kind == "app":
             apps = Path(self.apps_folder)
@@ -178,7 +188,7 @@ class BwrapSpawner(Spawner):  # type: ignore[misc]
             env.update(WORKBENCH_TOKEN=token or "", JUPYTERHUB_DEFAULT_URL="/")
             program, arguments = "hub_config.voila_server", [f"{APPS_INSIDE}/{found[0].name}"]
         else:
-            env.update(WORKBENCH_LISTEN_FD=str(listener), WORKBENCH_SYNTHETIC=str(int(self.synthetic)))
+            env.update(WORKBENCH_LISTEN_FD=str(listener))
             program, arguments = "hub_config.singleuser", []
         return Sandbox(
             command=[PYTHON, "-I", "-m", program, *arguments],
@@ -209,9 +219,9 @@ class BwrapSpawner(Spawner):  # type: ignore[misc]
         return env
 
     def _log(self, grant: str) -> Any:
-        folder = Path(self.state_folder) / "log"
+        folder = Path(self.state_folder) / "log" / "servers" / self.user.name
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return (folder / f"{self.user.name}-{grant}.log").open("wb")
+        return (folder / f"{grant}.log").open("wb")
 
     async def _ready(self) -> None:
         """Asks the server for an answer at short intervals, rather than the Hub's longer and longer ones."""
@@ -257,7 +267,9 @@ class BwrapSpawner(Spawner):  # type: ignore[misc]
         elif self._child_pid and start_ticks(self._child_pid) == self._started:
             code = None
         if code is None:
-            reason = await self.control.ended(self._binding) if self._binding else ""
+            reason = "" if self._groups() else "Its user has no group any more."
+            if not reason and self._binding:
+                reason = await self.control.ended(self._binding)
             if not reason:
                 return None
             self.log.warning("%s is stopped: %s", self._log_name, reason)

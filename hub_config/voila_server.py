@@ -91,6 +91,7 @@ def options(app: Path) -> list[str]:
         "--VoilaConfiguration.preheat_kernel=True",
         "--VoilaConfiguration.default_pool_size=1",
         f"--VoilaKernelManager.fill_delay={REFILL_SECONDS}",
+        f"--VoilaConfiguration.resources={{'insecure': {os.environ.get('WORKBENCH_INSECURE') == '1'}}}",
         "--VoilaConfiguration.extension_denylist=['jupyterlab_pygments']",
         "--VoilaExecutor.cell_error_instruction=Reload the page; if this stays, tell the people who run this site.",
         "--KernelManager.transport=ipc",

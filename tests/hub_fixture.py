@@ -71,6 +71,8 @@ class RunningHub:
     port: int
     process: subprocess.Popen[bytes] | None = None
     visitors: list[Visitor] = field(default_factory=list)
+    more: dict[str, str] = field(default_factory=dict)
+    """Settings beside those of the folders."""
 
     @property
     def url(self) -> str:
@@ -81,7 +83,7 @@ class RunningHub:
         with (self.data.state / "hub.log").open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "jupyterhub", "-f", str(ROOT / "hub_config/jupyterhub_config.py")],
-                env=self.data.environment(WORKBENCH_URL=self.url),
+                env=self.data.environment(WORKBENCH_URL=self.url, **self.more),
                 cwd=self.data.state,
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 import hub_config
-from hub_config.lab_page import marked_templates
+from hub_config.lab_page import mark, marked_templates
 from hub_config.policy import HEADERS, LAB_POLICY, LabAuthorizer
 
 c = get_config()  # type: ignore[name-defined]  # noqa: F821
@@ -24,5 +24,8 @@ c.LabApp.check_for_updates_class = "jupyterlab.NeverCheckForUpdate"
 os.environ["PYTHONSTARTUP"] = str(
     Path(hub_config.__file__).parent / "lab" / "kernel_start.py"
 )  # kernels inherit it
-if os.environ.get("WORKBENCH_SYNTHETIC") == "1":
-    c.LabApp.templates_dir = str(marked_templates())
+if said := mark(
+    synthetic=os.environ.get("WORKBENCH_SYNTHETIC") == "1",
+    insecure=os.environ.get("WORKBENCH_INSECURE") == "1",
+):
+    c.LabApp.templates_dir = str(marked_templates(said))

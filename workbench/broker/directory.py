@@ -8,6 +8,11 @@ import yaml
 
 from workbench.errors import WorkbenchError
 
+AUDITORS = "auditors"
+"""The group that reads the audit log."""
+OPERATORS = "operators"
+"""The group that sees everybody's servers at the Hub and stops them; the broker opens nothing to it."""
+
 
 class UnknownUser(WorkbenchError):
     """The directory has no such person."""
