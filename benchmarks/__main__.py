@@ -30,7 +30,7 @@ def main() -> None:
             where.everything()
             continue
         figures += importlib.import_module(f"benchmarks.bench_{name}").run(where)
-        harness.write(figures, run, page)
+        harness.write(figures, run, page, where.about)
     if figures:
         harness.print_table(figures)
 

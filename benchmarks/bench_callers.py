@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import http.client
-import json
-import socket
 import threading
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 from benchmarks.harness import Figure, absolute, percentile
-from benchmarks.world import PLAN, USERS, World, people
+from benchmarks.world import PLAN, USERS, World, ask, people
 
-ALONE, WARM = 200, 2
+ALONE, WARM, CALLERS = 200, 2, USERS
 SECONDS = 20.0
 SMALL = "SELECT sex, count(*) AS n FROM member GROUP BY sex ORDER BY sex"
 
@@ -26,13 +23,13 @@ def run(where: World) -> list[Figure]:
         seat = site.seat(PLAN)
         alone = [_ask(seat) for _ in range(ALONE + WARM)][WARM:]
         figures = [absolute("small query, one caller, p50", alone, 0.015, _said(alone))]
-        one_user = [site.seat(PLAN) for _ in range(USERS)]
+        one_user = [site.seat(PLAN) for _ in range(CALLERS)]
         many = _crowd(one_user, seconds)
-        name = f"small query, {USERS} callers at once of one user, p50"
+        name = f"small query, {CALLERS} callers at once of one user, p50"
         figures.append(absolute(name, many, None, _said(many, seconds)))
-        own = [site.seat(PLAN, user) for user in people()]
+        own = [site.seat(PLAN, user) for user in people()[:CALLERS]]
         strangers = _crowd(own, seconds)
-        name = f"small query, {USERS} callers at once, each a user of their own, p50"
+        name = f"small query, {CALLERS} callers at once, each a user of their own, p50"
         figures.append(absolute(name, strangers, None, _said(strangers, seconds)))
     return figures
 
@@ -61,17 +58,5 @@ def _crowd(seats: list[Mapping[str, str]], seconds: float) -> list[float]:
 def _ask(seat: Mapping[str, str]) -> float:
     """Seconds from the question to the last byte of the answer; being asked to come again is part of them."""
     start = time.perf_counter()
-    while True:
-        connection = http.client.HTTPConnection("broker")
-        connection.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        connection.sock.connect(seat["WORKBENCH_BROKER"])
-        headers = {"Authorization": f"Bearer {seat['WORKBENCH_TOKEN']}", "Content-Type": "application/json"}
-        connection.request("POST", "/query", json.dumps({"sql": SMALL}), headers)
-        answer = connection.getresponse()
-        body = answer.read()
-        connection.close()
-        if answer.status == 200:
-            return time.perf_counter() - start
-        if answer.status not in (202, 429):
-            raise RuntimeError(f"{answer.status}: {body[:500]!r}")
-        time.sleep(float(answer.headers.get("Retry-After") or 1))
+    ask(seat, "POST", "/query", {"sql": SMALL})
+    return time.perf_counter() - start

@@ -143,10 +143,10 @@ def forget(run: str) -> None:
     (RESULTS / f"{run}.json").unlink(missing_ok=True)
 
 
-def write(figures: list[Figure], run: str, page: Path | None) -> None:
+def write(figures: list[Figure], run: str, page: Path | None, data: str) -> None:
     """results/<run>.json, and from all figures in it the table of the page, whole or not at all."""
     RESULTS.mkdir(parents=True, exist_ok=True)
-    where = machine()
+    where = {**machine(), "data": data}
     file = RESULTS / f"{run}.json"
     known = json.loads(file.read_text())["figures"] if file.exists() else {}
     known.update({figure.name: asdict(figure) for figure in figures})

@@ -61,6 +61,8 @@ class World:
     folder: Path
     members: int
     lines: int
+    parent: World | None = None
+    """Whose base it shares."""
 
     @property
     def lake(self) -> Path:
@@ -70,6 +72,17 @@ class World:
     def scale(self) -> float:
         """1 for the million members of the specification."""
         return self.members / FULL_MEMBERS
+
+    @property
+    def about(self) -> str:
+        """The release in one line."""
+        tables = self.release().manifest["tables"]
+        rows = sum(entry["rows"] for entry in tables.values())
+        size = sum(part["bytes"] for entry in tables.values() for part in entry["parts"])
+        return (
+            f"{tables['member']['rows']:,} members, {tables['medical_claim_line']['rows']:,} claim lines, "
+            f"{rows:,} rows in all, {size / 1e9:.1f} GB of Parquet"
+        )
 
     @property
     def plan(self) -> str:
@@ -100,9 +113,8 @@ class World:
         return found
 
     def tenth(self) -> World:
-        """A world of a tenth of the members."""
-        members = self.members // 10
-        return World(self.folder.parent / str(members), members, self.lines // 10)
+        """A world of a tenth of the members, from the same base."""
+        return World(self.folder / "tenth", self.members // 10, self.lines // 10, self)
 
     def grants(self, folder: Path) -> None:
         """Writes the benchmarks' grants and registry."""
@@ -141,7 +153,10 @@ class World:
             "WORKBENCH_USERS": str(work / "users.yaml"),
         }
         control = work / "run" / "control" / "control.sock"
-        process = subprocess.Popen([sys.executable, "-m", "workbench.broker.service"], env=env)
+        log = work / "broker.log"
+        with log.open("wb") as sink:
+            command = [sys.executable, "-m", "workbench.broker.service"]
+            process = subprocess.Popen(command, env=env, stdout=sink, stderr=sink)
         try:
             deadline = time.monotonic() + 30
             while not control.exists():
@@ -149,12 +164,17 @@ class World:
                     raise RuntimeError("the broker did not start")
                 time.sleep(0.05)
             yield Site(control, process.pid)
+        except BaseException:
+            sys.stderr.write(log.read_text(errors="replace")[-4000:])
+            raise
         finally:
             process.terminate()
             process.wait(20)
             shutil.rmtree(work, ignore_errors=True)
 
     def _base(self, shape: str) -> Release:
+        if self.parent is not None:
+            return self.parent._base(shape)
         members = max(SMALLEST_BASE, self.members // BASE_SHARE)
         folder = self.folder / "base"
         made = folder / "made"
@@ -216,6 +236,33 @@ def _shape() -> str:
     return json.dumps({"tables": tables, "code_lists": code_list_digests()}, sort_keys=True)
 
 
+def ask(seat: Mapping[str, str], method: str, path: str, body: object = None) -> bytes:
+    """The answer to one request of a seat, read to its end; waits as long as it is told to come again."""
+    headers = {"Authorization": f"Bearer {seat['WORKBENCH_TOKEN']}", "Content-Type": "application/json"}
+    payload = None if body is None else json.dumps(body)
+    while True:
+        answer, read = _send(Path(seat["WORKBENCH_BROKER"]), method, path, payload, headers)
+        if answer.status in (200, 201):
+            return read
+        if answer.status not in (202, 429):
+            raise RuntimeError(f"{path}: {answer.status} {read[:500]!r}")
+        time.sleep(float(answer.headers.get("Retry-After") or 1))
+
+
+def _send(
+    path: Path, method: str, url: str, payload: str | None, headers: Mapping[str, str]
+) -> tuple[http.client.HTTPResponse, bytes]:
+    connection = http.client.HTTPConnection("broker")
+    connection.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        connection.sock.connect(str(path))
+        connection.request(method, url, payload, dict(headers))
+        answer = connection.getresponse()
+        return answer, answer.read()
+    finally:
+        connection.close()
+
+
 def _level(grant: str) -> str:
     return {TENTH_LIMITED: "limited", HARBOUR: "safe_harbor"}.get(grant, "identified")
 
@@ -241,7 +288,7 @@ def _grant(folder: Path, name: str, level: str, plans: list[str]) -> None:
         "approver": "Benchmark",
         "valid_from": "2025-01-01",
         "valid_until": "2035-12-31",
-        "channels": ["notebook", "tabulate", "reports"],
+        "channels": ["notebook", "tabulate", "reports"] + (["lmr_api"] if level == "identified" else []),
         "limits": {
             "rows_per_day": 10**12,
             "bytes_per_day": 10**15,
@@ -259,14 +306,16 @@ def seat(
 ) -> Mapping[str, str]:
     """The environment of a caller who is bound to a grant, as a spawner would give it."""
     body = {"server": f"{user}-{grant}", "user": user, "grant": grant, "purpose": purpose, "kind": kind}
-    connection = http.client.HTTPConnection("control")
-    connection.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    connection.sock.connect(str(control))
-    connection.request(
-        "POST", "/bindings", json.dumps({**body, "expires_in": 3600}), {"Content-Type": "application/json"}
+    _, read = _send(
+        control,
+        "POST",
+        "/bindings",
+        json.dumps({**body, "expires_in": 3600}),
+        {"Content-Type": "application/json"},
     )
-    answer = json.loads(connection.getresponse().read())
-    connection.close()
+    answer = json.loads(read)
+    if "token" not in answer:
+        raise RuntimeError(f"no binding: {answer}")
     return {"WORKBENCH_BROKER": f"{answer['socket_dir']}/broker.sock", "WORKBENCH_TOKEN": answer["token"]}
 
 
