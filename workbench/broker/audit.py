@@ -25,6 +25,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from workbench.broker.audit_alerts import Alerts
 from workbench.broker.audit_chain import (
     SAID,
     audit_event,
@@ -88,6 +89,7 @@ class Audit:
         self._second.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._every = events_per_checkpoint
         self.marks = Marks(_key_file(state.folder / "literals.key"), self._second)
+        self._alerts = Alerts(self._second)
         _end_line(self._second / "checkpoints.jsonl")
         self._epoch, self._key = self._open_key()
         with self._engine.connect() as connection:
@@ -154,6 +156,7 @@ class Audit:
             self._closed = True
             self._queue.put(None)
             self._writer.join()
+            self._alerts.close()
             self._head.close()
 
     def _work(self) -> None:
@@ -198,6 +201,7 @@ class Audit:
             return
         self._seq, self._link = seq, link
         for order, row in zip(batch, rows, strict=True):
+            self._alerts.tell(row)
             order.future.set_result(row["seq"])
 
     def _find_end(self) -> None:

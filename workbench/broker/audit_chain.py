@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import json
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,10 @@ SAID = (*SAID_AT_FIRST, *SAID_SINCE)
 """The columns that the seal covers, with seq and epoch."""
 
 
+PRUNED = "audit-pruned"
+"""The event that says through which number the log was pruned; `detail` is JSON with `through`."""
+
+
 def seal_of(key: bytes, row: Mapping[str, Any]) -> str:
     """The keyed hash of what a row says. A later column counts only where it says something: old seals stay good."""
     said = {name: row[name] for name in (*SAID_AT_FIRST, "seq", "epoch")}
@@ -110,6 +115,16 @@ def canonical(value: Mapping[str, Any]) -> str:
 def next_key(key: bytes) -> bytes:
     """The key of the next epoch: one way, so that the former key cannot be worked out."""
     return hmac.new(key, b"workbench audit: next epoch", hashlib.sha256).digest()
+
+
+def years_before(moment: datetime, years: int) -> str:
+    """The time so many years before, as the log writes times."""
+    moment = moment.astimezone(UTC)
+    try:
+        earlier = moment.replace(year=moment.year - years)
+    except ValueError:  # 29 February
+        earlier = moment.replace(year=moment.year - years, day=28)
+    return earlier.isoformat(timespec="microseconds")
 
 
 def read_checkpoints(folder: Path) -> list[dict[str, Any]]:

@@ -13,7 +13,8 @@ from concurrent.futures import Future
 from typing import Any
 
 from workbench.broker import gate
-from workbench.broker.audit import Audit, events
+from workbench.broker.audit import Audit
+from workbench.broker.auditing import Auditing
 from workbench.broker.bindings import CHANNELS, KINDS, Binding, BindingRefused, Bindings
 from workbench.broker.caller import Answer, Caller, notice_of
 from workbench.broker.grants import Channel, Decision, Grant, GrantBook, Level
@@ -21,7 +22,7 @@ from workbench.broker.hub import Directory
 from workbench.broker.meter import Meter
 from workbench.broker.pool import Pool, PoolLimits
 from workbench.broker.reading import Reading, Statement
-from workbench.broker.said import report_event, why
+from workbench.broker.said import report_event, who, why
 from workbench.broker.shelf import Ready, Shelf, SliceBuilding, SliceKind
 from workbench.broker.slices import Slice, slice_id
 from workbench.broker.state import State
@@ -68,6 +69,7 @@ class Broker:
         self.directory = directory
         self.state = State(settings.database_url, settings.state)
         self.audit = Audit(self.state)
+        self.auditing = Auditing(self.audit, self.state.engine, settings.lake, settings.state)
         self.vault = Vault(self.state)
         self.bindings = Bindings(self.state)
         self.pool = Pool(limits)
@@ -256,11 +258,14 @@ class Broker:
             raise WorkbenchError("There is no such query of yours.", code="unknown-query", http_status=404)
         return {"query": query, **{name: value for name, value in state.items() if name != "user"}}
 
-    def audit_events(self, groups: frozenset[str] | None, **filters: Any) -> list[dict[str, Any]]:
-        """The audit log, for auditors (groups None: the operator). Raises NotAnAuditor."""
-        if groups is not None and AUDITORS not in groups:
-            raise NotAnAuditor("The audit log is for auditors.", hint=f"The group {AUDITORS} gives access.")
-        return events(self.state.engine, **filters)
+    async def require_auditor(self, caller: Caller) -> None:
+        """Raises NotAnAuditor where the caller is none, and writes that down."""
+        if AUDITORS not in (caller.groups or ()):
+            refusal = NotAnAuditor(
+                "The audit log is for auditors.", hint=f"The group {AUDITORS} gives access."
+            )
+            await self.record("audit-refused", **who(caller), **why(refusal))
+            raise refusal
 
     async def bind(
         self,

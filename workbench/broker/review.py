@@ -1,0 +1,286 @@
+"""The review queue: what an auditor should look at, in the order in which it matters, until she signs it off.
+
+    break-glass    every access that a person opened for herself in an emergency
+    alert          what else alerted an auditor (a pruning)
+    denied         refusals of one day, person, grant and reason
+    volume         a day on which somebody got far more rows than on her own days before
+    lookups        a day on which somebody asked for far more members by id than on her own days before
+    first-use      the first read of a person under a grant
+
+An item's id ends in the number of its last event, and a sign-off names the id: what happens after it comes back.
+The sign-off is an event of the chain; nobody signs off what she did herself.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from workbench.broker.audit_alerts import ALERTS
+from workbench.broker.audit_chain import audit_event, readable
+from workbench.errors import WorkbenchError
+
+KINDS = {"B": "break-glass", "A": "alert", "D": "denied", "V": "volume", "L": "lookups", "F": "first-use"}
+"""By the letter with which an item's id begins, in the order of the queue."""
+DENIALS = ("refused", "binding-refused", "report-refused", "audit-refused", "break-glass-refused")
+SIGNED = "review-signed"
+BROKER = "broker"
+"""Who builds slices: no caller."""
+
+PAST_DAYS, ENOUGH_DAYS = 60, 5
+"""A day is held against so many of the caller's own active days before it; with fewer than the second it is not judged."""
+FAR = 3.5
+"""A modified z-score, 0.6745 (x - median) / MAD, above which a value is an outlier: Iglewicz and Hoaglin, How to Detect
+and Handle Outliers, 1993, chapter 3. The median and MAD of the past do not move with a few odd days in it."""
+LEAST_SPREAD = 0.10
+"""The MAD counts as at least this share of the median, or someone of great regularity would be odd at every breath."""
+FLOORS = {"V": 1_000, "L": 20}
+"""Rows, or members asked for by id, up to which a day is never unusual."""
+SHORTEST_NOTE = 10
+"""Characters of the note that a sign-off of a break-glass needs."""
+
+
+class NothingToSign(WorkbenchError):
+    """The queue has no such item now."""
+
+    code = "nothing-to-sign"
+    http_status = 404
+
+
+class SignOffRefused(WorkbenchError):
+    """This sign-off is not taken."""
+
+    code = "sign-off-refused"
+    http_status = 400
+
+
+@dataclass(frozen=True)
+class Item:
+    """One thing to look at. `says` is a sentence for people; `first` and `last` are numbers of events."""
+
+    id: str
+    kind: str
+    at: str
+    user: str
+    grant: str
+    says: str
+    times: int
+    first: int
+    last: int
+
+    def as_json(self) -> dict[str, Any]:
+        """The item as an answer gives it."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Day:
+    """What one person took under one grant on one UTC day: rows of answers, answers, members asked for by id."""
+
+    day: str
+    user: str
+    grant: str
+    rows: int
+    answers: int
+    members: int
+    last: int
+    at: str
+
+    def as_json(self) -> dict[str, Any]:
+        """The day as an answer gives it."""
+        return asdict(self)
+
+
+def queue(engine: sa.Engine) -> list[Item]:
+    """What is not signed off, in the order of `KINDS`, the newest first within each."""
+    signed = set(_signed(engine))
+    with engine.connect() as connection:
+        found = [
+            *_events(connection, "B", ("break-glass",)),
+            *_events(connection, "A", tuple(sorted(ALERTS - {"break-glass"}))),
+            *_denials(connection),
+            *_first_uses(connection),
+        ]
+    found += unusual(days(engine))
+    newest = sorted((item for item in found if item.id not in signed), key=lambda item: -item.last)
+    return sorted(newest, key=lambda item: list(KINDS).index(item.id[0]))
+
+
+def check_sign_off(items: Sequence[Item], id: str, auditor: str, note: str) -> Item:
+    """The item that this sign-off ends. Raises NothingToSign, SignOffRefused."""
+    item = next((item for item in items if item.id == id.strip().upper()), None)
+    if item is None:
+        raise NothingToSign(
+            "The review queue has no such item now.",
+            hint="It may have grown or be signed: look at the queue again.",
+        )
+    if item.user == auditor:
+        raise SignOffRefused(
+            "Nobody signs off what she did herself.",
+            hint="Ask another auditor.",
+            code="own-matter",
+            http_status=403,
+        )
+    if item.kind == "break-glass" and len(note.strip()) < SHORTEST_NOTE:
+        raise SignOffRefused(
+            "A break-glass is signed off with a note.",
+            hint=f"Say in {SHORTEST_NOTE} characters or more what you found.",
+        )
+    return item
+
+
+def days(engine: sa.Engine) -> list[Day]:
+    """One row per day, person and grant with an answered read, in order of time."""
+    columns = {c.name: c for c in readable(engine)}
+    day = sa.func.substr(audit_event.c.at, 1, 10).label("day")
+    query = (
+        sa.select(
+            day,
+            audit_event.c.user,
+            audit_event.c.grant,
+            sa.func.coalesce(sa.func.sum(audit_event.c.rows), 0).label("rows"),
+            sa.func.count().label("answers"),
+            sa.func.count(columns["subject"].distinct()).label("members"),
+            sa.func.max(audit_event.c.seq).label("last"),
+            sa.func.max(audit_event.c.at).label("at"),
+        )
+        .where(audit_event.c.event == "ended")
+        .group_by(day, audit_event.c.user, audit_event.c.grant)
+        .order_by(day)
+    )
+    with engine.connect() as connection:
+        return [
+            Day(
+                r.day,
+                r.user or "",
+                r.grant or "",
+                int(r.rows),
+                int(r.answers),
+                int(r.members),
+                int(r.last),
+                r.at,
+            )
+            for r in connection.execute(query)
+        ]
+
+
+def unusual(found: Sequence[Day]) -> Iterator[Item]:
+    """The days on which somebody took far more than on her own days before, under the same grant."""
+    callers: dict[tuple[str, str], list[Day]] = defaultdict(list)
+    for day in found:
+        callers[day.user, day.grant].append(day)
+    for own in callers.values():
+        for number, day in enumerate(own):
+            past = own[max(0, number - PAST_DAYS) : number]
+            for letter, amount, before, what in (
+                ("V", day.rows, [d.rows for d in past], "rows"),
+                ("L", day.members, [d.members for d in past], "members asked for by id"),
+            ):
+                if is_far(amount, before, FLOORS[letter]):
+                    usual = statistics.median(before)
+                    says = f"{amount:,} {what} on {day.day}; usual for this person under this grant: {usual:,.0f} a day."
+                    yield Item(
+                        f"{letter}{day.last}",
+                        KINDS[letter],
+                        day.at,
+                        day.user,
+                        day.grant,
+                        says,
+                        day.answers,
+                        0,
+                        day.last,
+                    )
+
+
+def is_far(amount: float, past: Sequence[float], floor: float) -> bool:
+    """Whether an amount lies far above the past by the modified z-score. Never within the floor or on a short past."""
+    if amount <= floor or len(past) < ENOUGH_DAYS:
+        return False
+    usual = statistics.median(past)
+    spread = statistics.median([abs(value - usual) for value in past])
+    return 0.6745 * (amount - usual) > FAR * max(spread, LEAST_SPREAD * usual, LEAST_SPREAD * floor)
+
+
+def _events(connection: sa.Connection, letter: str, kinds: Sequence[str]) -> Iterator[Item]:
+    e = audit_event.c
+    query = sa.select(e.seq, e.at, e.event, e.user, e.grant, e.code, e.reason, e.detail).where(
+        e.event.in_(kinds)
+    )
+    for row in connection.execute(query):
+        said = " · ".join(filter(None, (row.code, row.reason, row.detail if letter == "B" else None)))
+        says = (
+            "Opened one member's record by break-glass" if letter == "B" else row.event
+        ) + f": {said or 'no reason'}"
+        yield Item(
+            f"{letter}{row.seq}",
+            KINDS[letter],
+            row.at,
+            row.user or "",
+            row.grant or "",
+            says,
+            1,
+            row.seq,
+            row.seq,
+        )
+
+
+def _denials(connection: sa.Connection) -> Iterator[Item]:
+    e = audit_event.c
+    day = sa.func.substr(e.at, 1, 10)
+    query = (
+        sa.select(
+            e.user,
+            e.grant,
+            e.code,
+            sa.func.count().label("times"),
+            sa.func.min(e.seq).label("first"),
+            sa.func.max(e.seq).label("last"),
+            sa.func.max(e.at).label("at"),
+            sa.func.max(e.reason).label("reason"),
+        )
+        .where(e.event.in_(DENIALS))
+        .group_by(day, e.user, e.grant, e.code)
+    )
+    for row in connection.execute(query):
+        says = f"Refused {row.times:,} time{'' if row.times == 1 else 's'}: {row.reason or row.code or 'no reason'}"
+        yield Item(
+            f"D{row.last}",
+            KINDS["D"],
+            row.at,
+            row.user or "",
+            row.grant or "",
+            says,
+            row.times,
+            row.first,
+            row.last,
+        )
+
+
+def _first_uses(connection: sa.Connection) -> Iterator[Item]:
+    e = audit_event.c
+    first = (
+        sa.select(sa.func.min(e.seq).label("seq"))
+        .where(e.event == "admitted", e.user != BROKER)
+        .group_by(e.user, e.grant)
+        .subquery()
+    )
+    query = sa.select(e.seq, e.at, e.user, e.grant, e.purpose, e.channel).join(first, e.seq == first.c.seq)
+    for row in connection.execute(query):
+        purpose = (row.purpose or "no purpose").replace("_", " ")
+        says = f"First read of this person under this grant, for {purpose}, on the channel {row.channel}."
+        yield Item(
+            f"F{row.seq}", KINDS["F"], row.at, row.user or "", row.grant or "", says, 1, row.seq, row.seq
+        )
+
+
+def _signed(engine: sa.Engine) -> Iterator[str]:
+    query = sa.select(audit_event.c.detail).where(audit_event.c.event == SIGNED)
+    with engine.connect() as connection:
+        for detail in connection.scalars(query):
+            yield str(json.loads(detail)["item"])
