@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from workbench.lake.release import Release, open_release
+from workbench.lib.risk import read_cuts
 from workbench.schema import dictionary
 
 RELEASE_ID = "20260131-0123456789ab"
@@ -48,6 +49,7 @@ def write(
         "as_of": as_of,
         "complete_through": complete_through,
         "synthetic": True,
+        "risk_cuts": read_cuts([]),
         "tables": entries,
     }
     (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")

@@ -2,6 +2,10 @@
 
 A slice is built in a temporary folder and renamed into place, so that a kill or a full disk leaves the lake as it was.
 Its id is the hash of what it was made from, so that it is built once.
+
+    <lake>/slices/<id>/manifest.json, tables/<table>/part-000.parquet …    all that a worker gets
+    <lake>/slices/members/<id>.parquet    whose rows are in it; never mounted, and kept when the slice is gone
+    <lake>/slices/usage/<id>.json         what its build cost; its time stamp says when it was last used
 """
 
 from __future__ import annotations
@@ -15,13 +19,16 @@ import os
 import re
 import shutil
 import threading
+import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import duckdb
+import pyarrow as pa
 
 from workbench.broker.grants import Grant
 from workbench.deid.levels import Level
@@ -30,15 +37,14 @@ from workbench.lake.release import Release
 from workbench.schema import dictionary_digest
 
 SLICES = "slices"
-CONSENT_EPOCH = 0
-"""Raised by every change of consent; there is no consent-dependent table yet."""
+SliceKind = Literal["slice", "tabulation", "record", "feed"]
 BUILD_MEMORY = "4GB"
 """What DuckDB may hold in memory at a build; above it, it spills into the build's own folder."""
 KEEP_THE_ORDER_OF_ROWS = "join_order,build_side_probe_side"
 """Without these optimizers a join streams its left side, so rows leave in the order in which they came: what is sorted
 already need not be sorted again. The right side of a join is held in memory, so builds write the small one there."""
 _ID = re.compile(r"[0-9a-f]{24}")
-_BUILDING = re.compile(r"\.building-(\d+)-[0-9a-f]+")
+_UNFINISHED = re.compile(r"\.(?:building|evicted)-(\d+)-[0-9a-f]+")
 
 Progress = Callable[[str, int, int], None]
 """Called as (what is being done, steps done, steps in all)."""
@@ -105,37 +111,79 @@ def silent(what: str, done: int, total: int) -> None:
     """Reports nothing."""
 
 
-def slice_id(release: Release, grant: Grant, kind: Literal["slice", "tabulation"]) -> str:
+def slice_id(release: Release, grant: Grant, kind: SliceKind, epoch: str = "") -> str:
     """The hash of what a slice is made from.
 
-    Grants of equal policy share an identified slice; a slice with tokens belongs to its grant and namespace alone.
+    `epoch` stands for the consents that it depends on (`ConsentView.epoch`), empty where it depends on none. Grants of
+    equal policy share an identified slice; a slice with tokens belongs to its grant and namespace alone.
     """
-    identity = {
+    return _hash({**_lineage(release, grant, kind), "consent_epoch": epoch})
+
+
+def lineage(release: Release, grant: Grant, kind: SliceKind) -> str:
+    """The hash of what a slice is made from but for consents: slices of one lineage differ in theirs alone."""
+    return _hash(_lineage(release, grant, kind))
+
+
+def _lineage(release: Release, grant: Grant, kind: SliceKind) -> dict[str, Any]:
+    own = grant.level != Level.IDENTIFIED
+    return {
         "kind": kind,
         "release": release.id,
         "policy": grant.policy_digest,
-        "consent_epoch": CONSENT_EPOCH,
-        "code": code_version(),
+        "code": code_version(kind),
         "dictionary": dictionary_digest(),
-        "namespace": grant.namespace if grant.level != Level.IDENTIFIED else None,
-        "grant": grant.name if grant.level != Level.IDENTIFIED else None,
+        "namespace": grant.namespace if own else None,
+        "grant": grant.name if own else None,
     }
+
+
+def _hash(identity: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:24]
 
 
+CODE: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "slice": (
+            "deid/levels.py",
+            "deid/zip3.py",
+            "broker/buckets.py",
+            "broker/cut.py",
+            "broker/cutter.py",
+            "broker/visible.py",
+            "broker/tokens.py",
+            "broker/slice_rows.py",
+            "broker/slice_parts.py",
+            "broker/slices.py",
+            "broker/reidentification.py",
+            "broker/tabulation_base.py",
+            "lib/codes.py",
+            "lib/encounters.py",
+            "lib/enrolment.py",
+            "lib/marks.py",
+            "lib/risk.py",
+            "lib/windows.py",
+            "lib/measures/*.py",
+        ),
+        "record": ("lib/lmr.py", "broker/channels/record*.py", "broker/channels/*.csv"),
+        "feed": ("broker/channels/feed*.py", "broker/channels/*.csv"),
+    }
+)
+"""The modules that decide what a slice holds, as patterns below the package; those of a record come on top."""
+
+
 @functools.cache
-def code_version() -> str:
-    """SHA-256 of the modules that decide what a slice holds."""
+def code_version(kind: SliceKind = "slice") -> str:
+    """SHA-256 of the modules that decide what a slice of that kind holds."""
     package = Path(__file__).parent.parent
-    modules = [
-        "deid/levels.py",
-        "deid/zip3.py",
-        "broker/cut.py",
-        "broker/tokens.py",
-        "broker/slices.py",
-        "broker/tabulation_base.py",
-    ]
-    return hashlib.sha256(b"".join((package / module).read_bytes() for module in modules)).hexdigest()
+    patterns = [*CODE["slice"], *(CODE[kind] if kind in ("record", "feed") else ())]
+    modules = sorted({path for pattern in patterns for path in package.glob(pattern)})
+    return hashlib.sha256(b"".join(module.read_bytes() for module in modules)).hexdigest()
+
+
+def members_file(lake: Path, id: str) -> Path:
+    """Whose rows are in a slice: column `member_id` (the release's), sorted. It outlives the slice."""
+    return lake / SLICES / "members" / f"{id}.parquet"
 
 
 def open_slice(lake: Path, slice_id: str) -> Slice:
@@ -160,69 +208,166 @@ def list_slices(lake: Path) -> list[Slice]:
 
 
 _locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+Build = Callable[[duckdb.DuckDBPyConnection, Path], dict[str, Any]]
+"""Writes below `folder/tables`, and returns the manifest; with `linked_from`, which is not written down, the slice that
+parts were taken over from. The engine's table `permitted`, if made, lists the members."""
 
 
-def publish(lake: Path, id: str, build: Callable[[duckdb.DuckDBPyConnection, Path], dict[str, Any]]) -> Slice:
+def publish(lake: Path, id: str, build: Build) -> Slice:
     """Builds a slice in a temporary folder and renames it into place; returns the one that is there, if any.
 
-    `build` writes below `folder/tables` and returns the manifest.
+    Raises DiskFull, BuildFailed and what `build` raises; the lake is then as it was.
     """
     with _locks[id]:
         with contextlib.suppress(UnknownSlice):
             return open_slice(lake, id)
-        slices = lake / SLICES
-        folder = slices / f".building-{os.getpid()}-{id}"
+        slices, started = lake / SLICES, time.perf_counter()
+        work = slices / f".building-{os.getpid()}-{id}"
         try:
-            slices.mkdir(parents=True, exist_ok=True)
+            for folder in (slices, slices / "members", slices / "usage"):
+                folder.mkdir(parents=True, exist_ok=True)
             _sweep(slices)
-            with _engine(folder) as con:
-                manifest = build(con, folder)
-            (folder / "manifest.json").write_text(
-                json.dumps({"id": id, **manifest}, indent=1) + "\n", encoding="utf-8"
-            )
-            _settle(folder)
-            folder.rename(slices / id)
-        except (OSError, duckdb.Error) as error:
+            linked_from = _make(work, id, build).get("linked_from")
+            _name(work, slices, id)
+            _note_cost(lake, id, linked_from, time.perf_counter() - started)
+        except (OSError, duckdb.Error, pa.ArrowException) as error:
             raise _as_refusal(error) from None
         finally:
-            shutil.rmtree(folder, ignore_errors=True)
+            shutil.rmtree(work, ignore_errors=True)
         return open_slice(lake, id)
 
 
+def publish_apart(folder: Path, id: str, build: Build) -> Slice:
+    """A slice at `folder`/<id>, which is of no lake: not listed, not shared, its maker's to remove.
+
+    Raises DiskFull, BuildFailed and what `build` raises; the folder is then as it was.
+    """
+    work = folder / f".building-{os.getpid()}-{id}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        manifest = _make(work, id, build)
+        (work / "slice").rename(folder / id)
+        _sync(folder)
+    except (OSError, duckdb.Error, pa.ArrowException) as error:
+        raise _as_refusal(error) from None
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return Slice(id, folder / id, {"id": id, **manifest})
+
+
+def _make(work: Path, id: str, build: Build) -> dict[str, Any]:
+    """Builds below `work`: the slice, and its list of members beside it."""
+    folder = work / "slice"
+    with _engine(work) as con:
+        manifest = build(con, folder)
+        listed = "SELECT 1 FROM duckdb_tables() WHERE table_name = 'permitted'"
+        if con.execute(listed).fetchall():
+            target = str(work / "members.parquet").replace("'", "''")
+            columns = "member_id" + (", consented" if manifest.get("with_consent") else "")
+            con.execute(
+                f"COPY (SELECT {columns} FROM permitted ORDER BY member_id) TO '{target}' "
+                "(FORMAT parquet, COMPRESSION zstd)"
+            )
+    written = {"id": id, **{name: value for name, value in manifest.items() if name != "linked_from"}}
+    (folder / "manifest.json").write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
+    _settle(folder)
+    return manifest
+
+
+def _name(work: Path, slices: Path, id: str) -> None:
+    """The one step that makes a slice exist; who is in it is known before."""
+    if (work / "members.parquet").exists():
+        (work / "members.parquet").chmod(0o600)
+        _sync(work / "members.parquet")
+        (work / "members.parquet").rename(slices / "members" / f"{id}.parquet")
+        _sync(slices / "members")
+    (work / "slice").rename(slices / id)
+    _sync(slices)
+
+
+def _note_cost(lake: Path, id: str, linked_from: str | None, seconds: float) -> None:
+    """Beside the slice, because a manifest of equal inputs has equal bytes. Losing it loses an estimate only."""
+    whole = max(seconds, cost(lake, linked_from).rebuild_seconds) if linked_from else seconds
+    text = json.dumps({"build_seconds": round(seconds, 3), "rebuild_seconds": round(whole, 3)})
+    with contextlib.suppress(OSError):
+        (lake / SLICES / "usage" / f"{id}.json").write_text(text, encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a slice's build took, what building it anew from the release would, and when it was last used (seconds)."""
+
+    build_seconds: float = 0.0
+    rebuild_seconds: float = 0.0
+    last_used: float = 0.0
+
+
+def cost(lake: Path, id: str) -> Cost:
+    """The cost and the last use of a slice; zeros where nothing is known."""
+    note = lake / SLICES / "usage" / f"{id}.json"
+    try:
+        said = json.loads(note.read_text(encoding="utf-8"))
+        return Cost(float(said["build_seconds"]), float(said["rebuild_seconds"]), note.stat().st_mtime)
+    except (OSError, ValueError, KeyError, TypeError):
+        return Cost()
+
+
+def used(lake: Path, id: str) -> None:
+    """Notes that a slice is used now."""
+    with contextlib.suppress(OSError):
+        os.utime(lake / SLICES / "usage" / f"{id}.json")
+
+
+def remove(lake: Path, id: str) -> None:
+    """Takes a slice out of the lake, at once or not at all. The list of its members stays, for the audit."""
+    slices = lake / SLICES
+    gone = slices / f".evicted-{os.getpid()}-{id}"
+    try:
+        (slices / id).rename(gone)
+        _sync(slices)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise _as_refusal(error) from None
+    shutil.rmtree(gone, ignore_errors=True)
+    (slices / "usage" / f"{id}.json").unlink(missing_ok=True)
+
+
 @contextlib.contextmanager
-def _engine(folder: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+def _engine(work: Path) -> Iterator[duckdb.DuckDBPyConnection]:
     """A DuckDB of its own that spills into the build's folder and loads no extension."""
-    (folder / "tables").mkdir(parents=True)
-    spill = folder / "spill"
+    (work / "slice" / "tables").mkdir(parents=True)
+    spill = work / "spill"
     config = {
         "memory_limit": BUILD_MEMORY,
         "temp_directory": str(spill),
         "autoinstall_known_extensions": "false",
         "autoload_known_extensions": "false",
     }
-    try:
-        with duckdb.connect(config=config) as con:
-            con.execute(f"SET disabled_optimizers = '{KEEP_THE_ORDER_OF_ROWS}'")
-            yield con
-    finally:
-        shutil.rmtree(spill, ignore_errors=True)
+    with duckdb.connect(config=config) as con:
+        con.execute(f"SET disabled_optimizers = '{KEEP_THE_ORDER_OF_ROWS}'")
+        yield con
 
 
 def _settle(folder: Path) -> None:
     """Readable by a worker of another uid, whatever the umask, and on the disk before the folder gets its name."""
     for path in [folder, *folder.rglob("*")]:
         path.chmod(0o755 if path.is_dir() else 0o644)
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        _sync(path)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _sweep(slices: Path) -> None:
-    """Removes what builds of dead processes left behind."""
-    for path in slices.glob(".building-*"):
-        match = _BUILDING.fullmatch(path.name)
+    """Removes what builds and evictions of dead processes left behind."""
+    for path in slices.glob(".*-*-*"):
+        match = _UNFINISHED.fullmatch(path.name)
         if match and not Path(f"/proc/{match[1]}").exists():
             shutil.rmtree(path, ignore_errors=True)
 
@@ -230,7 +375,7 @@ def _sweep(slices: Path) -> None:
 _FULL = ("No space left on device", "File too large", "Disk quota exceeded", "failed to offload")
 
 
-def _as_refusal(error: OSError | duckdb.Error) -> WorkbenchError:
+def _as_refusal(error: Exception) -> WorkbenchError:
     """The engine's messages hold paths and may hold values: none of their text goes on."""
     full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
     if full or any(sign in str(error) for sign in _FULL):

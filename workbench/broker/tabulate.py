@@ -167,7 +167,7 @@ def compute(slice_dir: Path, spec: Mapping[str, Any]) -> dict[str, Any]:
             con.execute(f"CREATE VIEW {name} AS SELECT * FROM read_parquet([{files}])")
         labels = _labels(con)
         _check_year(con, table, asked.year)
-        lacks = "part2" in manifest["caller_lacks"]
+        lacks = bool(manifest["caller_lacks"])
         family = _family(con, table.family, asked.year, labels, lacks)
     codes = [[*labels[d], TOTAL] for d in table.dimensions]
     numerators: list[str | None] = [n for n in table.numerators if asked.numerator in (None, n)]
@@ -307,7 +307,7 @@ def _count_events(
     """Events are published; people decide what is hidden: of the denominator, of each numerator, of what is left of
     either, and of the step from one numerator to the next.
 
-    A caller without Part 2 records can count the rest himself, so the people by whom the two differ count as well.
+    A caller from whom claims are hidden can count the rest himself, so the people by whom the two differ count as well.
     """
     met = ", ".join(
         f"coalesce(bool_or(met) FILTER (numerator = '{n}'), false) AS met_{n}" for n in numerators
@@ -320,7 +320,7 @@ def _count_events(
     one = f"SELECT event, person, {dimensions}, {met} FROM event WHERE measure = '{measure}' AND year = {year} AND basis = "
     rows = (
         f"SELECT event, person, {dimensions}, count(a.event) > 0 AS in_all, count(w.event) > 0 AS in_wo, {both} "
-        f"FROM ({one}'all' GROUP BY ALL) a FULL JOIN ({one}'without_part2' GROUP BY ALL) w "
+        f"FROM ({one}'all' GROUP BY ALL) a FULL JOIN ({one}'visible' GROUP BY ALL) w "
         f"USING (event, person, {dimensions}) GROUP BY ALL"
     )
     published = ["count(*) FILTER (in_all)", *(f"count(*) FILTER (in_all AND met_{n})" for n in numerators)]

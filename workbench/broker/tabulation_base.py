@@ -1,5 +1,8 @@
 """The tabulation base: what the fixed catalogue of tables is counted from, over every claim of a grant's population.
 
+Events stand there twice where claims are hidden from the grant: on the basis `all`, which is what is published, and
+on the basis `visible`, which is what the caller could count himself; the two must not single out a few by difference.
+
 Three small tables with no id of anybody in them. `person_year`: one row per person and year with coverage, as of the
 person's last covered month in it. `event`: one row per measure event, numerator and basis; `person` and `event` are
 numbers drawn anew at each build, so two builds differ in them. `label`: the codes of each dimension.
@@ -14,9 +17,11 @@ from typing import Any
 
 import duckdb
 
-from workbench.broker.cut import Cutter
+from workbench.broker.cut import ALL, Hidden
+from workbench.broker.cutter import Cutter
 from workbench.broker.grants import Grant
-from workbench.broker.published_slice import Progress, code_version
+from workbench.broker.published_slice import KEEP_THE_ORDER_OF_ROWS, Progress, code_version
+from workbench.broker.visible import compute_anew
 from workbench.lake.release import Release
 from workbench.schema import dictionary_digest
 from workbench.schema.counties import counties
@@ -51,11 +56,19 @@ MONTHS = [
 
 
 def build_base(
-    con: duckdb.DuckDBPyConnection, folder: Path, release: Release, grant: Grant, progress: Progress
+    con: duckdb.DuckDBPyConnection,
+    folder: Path,
+    release: Release,
+    grant: Grant,
+    hidden: Hidden,
+    progress: Progress,
 ) -> dict[str, Any]:
-    """Writes the base below `folder/tables` and returns its manifest."""
+    """Writes the base below `folder/tables` and returns its manifest. `hidden` are the claims that the caller lacks."""
     progress("members", 0, 3)
-    cutter = Cutter(con, release, grant, excluded=(), basis="both")
+    cutter = Cutter(con, release, grant, hidden)
+    con.execute("RESET disabled_optimizers")
+    compute_anew(con, cutter, release, ["measure_event"])
+    con.execute(f"SET disabled_optimizers = '{KEEP_THE_ORDER_OF_ROWS}'")
     months = cutter.select("member_month")
     con.execute(
         "CREATE TEMP TABLE drawn AS SELECT m.member_id, random() AS draw, "
@@ -74,14 +87,17 @@ def build_base(
         f"SELECT l.year, coalesce(l.county_code, '{UNKNOWN}') AS county, coalesce(l.organisation_id, '{NO_SINGLE_PLAN}') AS plan, "
         f"p.race, p.sex, {_age_group('l.age')} AS age_group FROM last l JOIN person p USING (member_id) ORDER BY ALL"
     )
-    events = cutter.select("measure_event")
+    sources = [cutter.select("measure_event", over_all=True)]
+    if cutter.basis != ALL:
+        sources.append(cutter.select("measure_event"))
+    events = " UNION ALL ".join(f"SELECT s.* FROM {e.source} WHERE {e.fate} IS NULL" for e in sources)
     event = (
         "SELECT s.measure, s.measure_year AS year, s.numerator, s.basis, p2.person, "
         "dense_rank() OVER (ORDER BY hash(p2.person), s.event_id)::INTEGER AS event, "
         "strftime(s.event_date, '%m') AS month, "
         f"coalesce(s.county_code, '{UNKNOWN}') AS county, coalesce(s.organisation_id, '{NO_SINGLE_PLAN}') AS plan, "
         f"p2.race, p2.sex, {_age_group('s.age')} AS age_group, s.met "
-        f"FROM {events.source} JOIN person p2 ON p2.member_id = s.member_id WHERE {events.fate} IS NULL ORDER BY ALL"
+        f"FROM ({events}) s JOIN person p2 ON p2.member_id = s.member_id ORDER BY ALL"
     )
     tables = {
         "person_year": _write(con, folder, "person_year", person_year),
@@ -90,9 +106,7 @@ def build_base(
     progress("labels", 2, 3)
     tables["label"] = _write(con, folder, "label", _labels(release))
     progress("done", 3, 3)
-    excluded = list(grant.sensitive.excluded)
     return {
-        "kind": "tabulation",
         "release": release.id,
         "grant": grant.name,
         "level": grant.level,
@@ -102,7 +116,7 @@ def build_base(
         "as_of": release.as_of.isoformat(),
         "synthetic": release.synthetic,
         "population": grant.title,
-        "caller_lacks": excluded,
+        "caller_lacks": list(hidden.categories),
         "tables": tables,
         "fitness": {
             "dates": "day",

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import duckdb
 
-from workbench.broker.cut import CUTS, Cutter
+from workbench.broker.cut import CUTS
+from workbench.broker.cutter import Cutter
 from workbench.broker.vault import Vault
 from workbench.schema import IdentifierClass, dictionary
 
