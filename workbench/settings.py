@@ -27,6 +27,12 @@ class Settings:
     """WORKBENCH_REPORTS: the report catalogue."""
     database_url: str
     """WORKBENCH_DATABASE_URL: SQLAlchemy URL of the broker's state; SQLite in the state folder by default."""
+    api_bind: str = ""
+    """WORKBENCH_API_BIND: HOST:PORT of the listener for systems outside the Hub; empty: there is none."""
+    api_tls_cert: str = ""
+    """WORKBENCH_API_TLS_CERT: its certificate (PEM); without one it listens on the loopback alone."""
+    api_tls_key: str = ""
+    """WORKBENCH_API_TLS_KEY: the certificate's key (PEM), where it is not in the same file."""
 
 
 def settings() -> Settings:
@@ -40,6 +46,9 @@ def settings() -> Settings:
         grants=_folder("WORKBENCH_GRANTS", PROJECT / "grants"),
         reports=_folder("WORKBENCH_REPORTS", PROJECT / "reports"),
         database_url=os.environ.get("WORKBENCH_DATABASE_URL", f"sqlite:///{state / 'broker.sqlite'}"),
+        api_bind=os.environ.get("WORKBENCH_API_BIND", ""),
+        api_tls_cert=os.environ.get("WORKBENCH_API_TLS_CERT", ""),
+        api_tls_key=os.environ.get("WORKBENCH_API_TLS_KEY", ""),
     )
 
 

@@ -12,9 +12,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from workbench.broker.audit_routes import control_audit_routes
+from workbench.broker.channels.listener import control_routes as client_routes
 from workbench.broker.core import Answer, Broker, Caller
 from workbench.broker.http import ArrowEndpoint, BadRequest, answering, body_of, json_answer, spec_of, text_of
-from workbench.broker.public import audit_filters, decisions
+from workbench.broker.public import decisions
 from workbench.broker.slices import list_slices
 from workbench.errors import WorkbenchError
 
@@ -102,12 +104,10 @@ def control_app(service: Service) -> Starlette:
             {"slices": [{"id": s.id, "manifest": s.manifest} for s in list_slices(broker.settings.lake)]}
         )
 
-    async def audit(request: Request) -> Response:
-        return JSONResponse({"events": broker.audit_events(None, **audit_filters(request))})
-
     return Starlette(
         routes=[
             Route("/health", answering(health)),
+            *client_routes(service.channels),
             Route("/bindings", answering(bind), methods=["POST"]),
             Route("/bindings", answering(bindings)),
             Route("/bindings/{binding}", answering(unbind), methods=["DELETE"]),
@@ -121,7 +121,7 @@ def control_app(service: Service) -> Starlette:
             Route("/tables", answering(tables)),
             Route("/slices", answering(build_slice), methods=["POST"]),
             Route("/slices", answering(slices)),
-            Route("/audit", answering(audit)),
+            *control_audit_routes(broker),
         ]
     )
 

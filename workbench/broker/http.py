@@ -144,10 +144,18 @@ def answering(handler: Handler) -> Handler:
 
 
 class ArrowEndpoint:
-    """A path that answers with an Arrow stream. What it holds is given back as soon as the caller is gone."""
+    """A path that answers with a stream, of Arrow or of another kind. What it holds is given back as soon as the caller is gone."""
 
-    def __init__(self, ask: Callable[[Request], Awaitable[Answer]]):
+    def __init__(
+        self,
+        ask: Callable[[Request], Awaitable[Answer]],
+        *,
+        media: str = ARROW_STREAM,
+        takes_body: bool = True,
+    ):
         self._ask = ask
+        self._media = media
+        self._takes_body = takes_body
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request; before the first byte with a status, afterwards by cutting the stream off."""
@@ -160,11 +168,10 @@ class ArrowEndpoint:
 
         request = Request(scope, receive)
         try:
-            body = await body_of(request)
-            scope["body"] = body
+            scope["body"] = await body_of(request) if self._takes_body else {}
             async with _while_caller_listens(receive):
                 answer = await self._ask(request)
-                await _stream(answer, telling)
+                await _stream(answer, self._media, telling)
         except (_CallerGone, ClientDisconnect):
             return
         except WorkbenchError as error:
@@ -176,8 +183,8 @@ class ArrowEndpoint:
                 await response(scope, receive, send)
 
 
-async def _stream(answer: Answer, send: Send) -> None:
-    headers = {"content-type": ARROW_STREAM, "cache-control": "no-store", **answer.headers}
+async def _stream(answer: Answer, media: str, send: Send) -> None:
+    headers = {"content-type": media, "cache-control": "no-store", **answer.headers}
     raw = [(name.lower().encode(), value.encode("latin-1", "replace")) for name, value in headers.items()]
     try:
         await send({"type": "http.response.start", "status": 200, "headers": raw})

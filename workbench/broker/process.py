@@ -59,6 +59,12 @@ ENDS = {
         CONSENT_CHANGED,
         409,
     ),
+    "break-glass-ended": (
+        "The break-glass access ended while it was read.",
+        "Ask for a new one.",
+        "break-glass-ended",
+        409,
+    ),
     "": (
         "The worker that ran the query ended, most likely because it needed more memory than it may use.",
         "Ask for fewer rows or columns, filter earlier, or aggregate in steps.",

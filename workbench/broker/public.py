@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 from starlette.applications import Starlette
@@ -10,13 +9,16 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from workbench.broker.audit_routes import audit_routes
 from workbench.broker.bindings import Binding, TokenRefused
+from workbench.broker.channels.break_glass import BreakGlass
+from workbench.broker.channels.paths import channel_routes
 from workbench.broker.core import Answer, Broker, Caller
 from workbench.broker.http import ArrowEndpoint, answering, body_of, json_answer, spec_of, text_of
 from workbench.errors import WorkbenchError
 
 
-def public_app(broker: Broker) -> Starlette:
+def public_app(broker: Broker, glass: BreakGlass) -> Starlette:
     """The paths of a binding's socket. The binding stands in the ASGI scope, put there by the socket's listener."""
 
     async def caller_of(request: Request) -> Caller:
@@ -65,10 +67,10 @@ def public_app(broker: Broker) -> Starlette:
         caller = await caller_of(request)
         return json_answer(await broker.tabulate(caller, spec_of(await body_of(request))))
 
-    async def audit(request: Request) -> Response:
+    async def auditor(request: Request) -> tuple[str, str]:
         caller = await caller_of(request)
-        found = broker.audit_events(caller.groups or frozenset(), **audit_filters(request))
-        return JSONResponse({"events": found})
+        await broker.require_auditor(caller)
+        return caller.user, caller.channel
 
     app = Starlette(
         routes=[
@@ -79,7 +81,8 @@ def public_app(broker: Broker) -> Starlette:
             Route("/query", ArrowEndpoint(query), methods=["POST"]),
             Route("/queries/{query}", answering(query_state)),
             Route("/tabulate", answering(tabulate), methods=["POST"]),
-            Route("/audit", answering(audit)),
+            *audit_routes(broker, auditor),
+            *channel_routes(broker, glass, lambda request, _channel: caller_of(request)),
         ]
     )
     app.router.redirect_slashes = False
@@ -105,15 +108,6 @@ def decisions(broker: Broker, groups: frozenset[str]) -> dict[str, Any]:
         for d in own
     ]
     return {"grants": sorted(found, key=lambda d: (not d["allowed"], d["grant"])), "others": others}
-
-
-def audit_filters(request: Request) -> dict[str, Any]:
-    """user, grant, since and limit of a request for the audit log."""
-    query = request.query_params
-    filters: dict[str, Any] = {name: query[name] for name in ("user", "grant", "since") if query.get(name)}
-    if re.fullmatch("[0-9]{1,9}", query.get("limit", "")):
-        filters["limit"] = min(int(query["limit"]), 100_000)
-    return filters
 
 
 def _token(request: Request) -> str | None:

@@ -30,6 +30,7 @@ from uvicorn.server import ServerState
 
 from workbench.broker.bindings import Binding, BindingRefused
 from workbench.broker.caller import Caller
+from workbench.broker.channels.listener import Channels
 from workbench.broker.connection import BoundedProtocol, Connections, OperatorProtocol
 from workbench.broker.control import control_app
 from workbench.broker.core import Broker
@@ -69,7 +70,8 @@ class Service:
         self._servers: dict[str, asyncio.AbstractServer] = {}
         self._connections: dict[str, Connections] = {}
         self._http = ServerState()
-        self._public = public_app(broker)
+        self.channels = Channels(broker)
+        self._public = public_app(broker, self.channels.glass)
         self._sweeper: asyncio.Task[None] | None = None
 
     @property
@@ -96,6 +98,7 @@ class Service:
             partial(OperatorProtocol, Connections(), operator=os.geteuid()),
             0o600,
         )
+        await self.channels.start(self._connecting)
         self._sweeper = asyncio.create_task(self._sweep())
 
     async def stop(self) -> None:
@@ -104,6 +107,7 @@ class Service:
             self._sweeper.cancel()
         for server in self._servers.values():
             server.close()
+        await self.channels.stop()
         for connection in list(self._http.connections):
             connection.shutdown()
         deadline = time.monotonic() + 3
@@ -180,20 +184,24 @@ class Service:
             raise PathTooLong(
                 "The folder of sockets has too long a path.", hint="Set WORKBENCH_RUN to a shorter one."
             )
-        config = uvicorn.Config(
-            app, http="httptools", ws="none", lifespan="off", log_config=None, access_log=False,
-            server_header=False, date_header=False, timeout_keep_alive=60,
-        )  # fmt: skip
-        config.load()
         path.unlink(missing_ok=True)
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         sock.bind(str(path))
         path.chmod(mode)
         return await asyncio.get_running_loop().create_unix_server(
-            lambda: protocol(config=config, server_state=self._http, app_state={}),
-            sock=sock,
-            backlog=128,
+            self._connecting(app, protocol), sock=sock, backlog=128
         )
+
+    def _connecting(
+        self, app: ASGIApp, protocol: Callable[..., BoundedProtocol]
+    ) -> Callable[[], BoundedProtocol]:
+        """What makes the protocol of a new connection. No request is written down: members' ids stand in paths."""
+        config = uvicorn.Config(
+            app, http="httptools", ws="none", lifespan="off", log_config=None, access_log=False,
+            server_header=False, date_header=False, timeout_keep_alive=60,
+        )  # fmt: skip
+        config.load()
+        return lambda: protocol(config=config, server_state=self._http, app_state={})
 
     async def _sweep(self) -> None:
         while True:

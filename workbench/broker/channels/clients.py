@@ -7,6 +7,7 @@ as a hash; a token is kept as a hash too, in memory alone, so that a restart of 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import hmac
 import re
@@ -65,11 +66,13 @@ class TooManyLogins(WorkbenchError):
     code = "too-many-logins"
     http_status = 429
 
-    def __init__(self, retry_after: int):
+    def __init__(self, retry_after: int, *, first: bool):
         super().__init__(
             "There were too many failed logins.", hint=f"Try again in {retry_after} seconds at the earliest."
         )
         self.retry_after = retry_after
+        self.first = first
+        """Whether this is the first refusal of its kind since the last login that was tried."""
 
 
 class BearerRefused(WorkbenchError):
@@ -103,6 +106,8 @@ class Clients:
         self._engine = state.engine
         self._tokens: OrderedDict[str, tuple[str, float]] = OrderedDict()
         self._failures: OrderedDict[tuple[str, str], list[float]] = OrderedDict()
+        self._told: set[tuple[str, str]] = set()
+        self._hashing = asyncio.Semaphore(2)
         self._nobody = (secrets.token_hex(16), _hashed("0" * 32, secrets.token_urlsafe(32)))
 
     def add(self, name: str, grant: str, purpose: str, *, days: int = DAYS) -> tuple[Client, str]:
@@ -139,7 +144,10 @@ class Clients:
 
     def get(self, name: str) -> Client | None:
         """The client of this name."""
-        return next((client for client in self.all() if client.name == name), None)
+        columns = [client_table.c[name] for name in Client.__dataclass_fields__]
+        with self._engine.connect() as connection:
+            row = connection.execute(sa.select(*columns).where(client_table.c.name == name)).first()
+        return Client(**row._mapping) if row else None
 
     def revoke(self, name: str) -> Client:
         """Ends a client and its tokens; once ended it stays so. Raises ClientRefused."""
@@ -166,16 +174,22 @@ class Clients:
         keys = ((address, name if NAME.fullmatch(name) else ""), (address, "*"))
         for key, most in zip(keys, (FAILURES, FAILURES_OF_ADDRESS), strict=True):
             self._throttle(key, most)
+        tried = time.monotonic()
+        for key in keys:  # counted before the slow part, so that many at once are counted, too
+            self._failures.setdefault(key, []).append(tried)
+            self._failures.move_to_end(key)
+            self._told.discard(key)
+        while len(self._failures) > MOST_ADDRESSES:
+            self._failures.popitem(last=False)
         salt, kept = self._secret(name) or self._nobody
-        given = await asyncio.to_thread(_hashed, salt, secret)
+        async with self._hashing:
+            given = await asyncio.to_thread(_hashed, salt, secret)
         client = self.get(name)
         if not hmac.compare_digest(given, kept) or client is None or not client.stands:
-            for key in keys:
-                self._failures.setdefault(key, []).append(time.monotonic())
-                self._failures.move_to_end(key)
-            while len(self._failures) > MOST_ADDRESSES:
-                self._failures.popitem(last=False)
             raise LoginFailed("This client and this secret do not go together, or its time is up.")
+        for key in keys:
+            with contextlib.suppress(KeyError, ValueError):
+                self._failures[key].remove(tried)
         token = secrets.token_urlsafe(32)
         self._tokens[_digest(token)] = (name, time.monotonic() + TOKEN_SECONDS)
         while len(self._tokens) > MOST_TOKENS:
@@ -200,8 +214,11 @@ class Clients:
             self._failures[key] = recent
         else:
             self._failures.pop(key, None)
+            self._told.discard(key)
         if len(recent) >= most:
-            raise TooManyLogins(int(FAILURE_SECONDS - (now - recent[-most])) + 1)
+            first = key not in self._told
+            self._told.add(key)
+            raise TooManyLogins(int(FAILURE_SECONDS - (now - recent[-most])) + 1, first=first)
 
     def _secret(self, name: str) -> tuple[str, str] | None:
         with self._engine.connect() as connection:

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from workbench.broker.channels import matrix
 from workbench.broker.channels.record_build import WITHHELD, head, quoted
+from workbench.broker.consent import NONE_NEEDED, ConsentView
 from workbench.broker.grants import Grant
 from workbench.broker.published_slice import Progress, Slice, publish, silent, slice_id
 from workbench.broker.slices import ensure
@@ -23,13 +24,19 @@ if TYPE_CHECKING:
 
 
 def ensure_feed(
-    release: Release, grant: Grant, vault: Vault, lake: Path, progress: Progress = silent
+    release: Release,
+    grant: Grant,
+    vault: Vault,
+    lake: Path,
+    progress: Progress = silent,
+    *,
+    consents: ConsentView = NONE_NEEDED,
 ) -> Slice:
     """The feed of a grant over a release, built when it is not there. Raises what `ensure` raises."""
-    source = ensure(release, grant, vault, lake, progress)
+    source = ensure(release, grant, vault, lake, progress, consents=consents)
     return publish(
         lake,
-        slice_id(release, grant, "feed"),
+        slice_id(release, grant, "feed", consents.epoch),
         lambda con, folder: build_feed(con, folder, source, progress),
     )
 

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from workbench.broker.channels import matrix
 from workbench.broker.channels.record_store import MEMBER, RECORD, RISK, ROWS_PER_GROUP
+from workbench.broker.consent import NONE_NEEDED, ConsentView
 from workbench.broker.grants import Grant
 from workbench.broker.published_slice import Progress, Slice, publish, silent, slice_id
 from workbench.broker.slices import ensure
@@ -41,13 +42,19 @@ def head(source: Slice, kind: str) -> dict[str, Any]:
 
 
 def ensure_record(
-    release: Release, grant: Grant, vault: Vault, lake: Path, progress: Progress = silent
+    release: Release,
+    grant: Grant,
+    vault: Vault,
+    lake: Path,
+    progress: Progress = silent,
+    *,
+    consents: ConsentView = NONE_NEEDED,
 ) -> Slice:
     """The record store of a grant over a release, built when it is not there. Raises what `ensure` raises."""
-    source = ensure(release, grant, vault, lake, progress)
+    source = ensure(release, grant, vault, lake, progress, consents=consents)
     return publish(
         lake,
-        slice_id(release, grant, "record"),
+        slice_id(release, grant, "record", consents.epoch),
         lambda con, folder: build_record(con, folder, source, progress),
     )
 
