@@ -19,6 +19,7 @@ COMMANDS = {
     "policy": ("workbench.cli.policy", "policy", "Check the grants and explain what they permit."),
     "measures": ("workbench.cli.measures", "measures", "List, run and test the quality measures."),
     "report": ("workbench.cli.report", "report", "List and run the standard reports."),
+    "client": ("workbench.cli.client", "client", "Register systems outside the Hub for the channels."),
     "audit": ("workbench.cli.audit", "audit", "Verify and show the audit log."),
     "isolation-report": (
         "workbench.cli.isolation",
