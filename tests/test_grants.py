@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ import jsonschema
 import pytest
 import yaml
 
-from workbench.broker.grants import GrantBook, GrantRefused, InvalidGrants, grant_schema
+from workbench.broker.grants import GrantBook, GrantRefused, InvalidGrants, Sensitive, grant_schema
+from workbench.lake.synthetic import enrolment
 from workbench.schema.sensitive import Category
 from workbench.settings import PROJECT
 
@@ -140,6 +142,27 @@ INCLUDED = {"part2": "include", "basis": "research_2_52"}
         ({"sensitive": {"part2": "maybe"}}, "'exclude', 'include' or 'with_consent'"),
         ({"limits": {"rows_per_day": 0}}, "greater than or equal to 1"),
         ({"name": "Not A Name"}, "pattern"),
+        ({"recipient": {"state": "California"}}, "pattern"),
+        ({"sensitive": {"reproductive": "include"}}, "recipient: {state: CA}"),
+        ({"sensitive": {"hiv": "with_consent"}, "organisation": STATE}, "needs recipient.id"),
+        ({"sensitive": {"part2": "with_consent", "basis": "research_2_52"}}, "goes with basis consent_tpo"),
+        ({"sensitive": {"part2": "include", "basis": "audit_evaluation_2_53"}}, "42 CFR 2.53"),
+        ({"columns": {"payroll": ["x"]}}, "payroll, which is no table of this grant"),
+        ({"columns": {"member": ["shoe"]}}, "unknown ['shoe']"),
+        ({"columns": {"member": []}}, "columns of member"),
+        ({"tables": ["diagnosis"], "columns": {"member": ["sex"]}}, "no table of this grant"),
+        (
+            {"level": "aggregate", "channels": ["tabulate"], "columns": {"member": ["sex"]}},
+            "columns says nothing",
+        ),
+        ({"break_glass": True}, "needs treatment among the purposes"),
+        ({"level": "limited", "agreement": "A-1", "channels": ["lmr_api"]}, "164.514(e)(2)(viii)"),
+        ({"level": "limited", "agreement": "A-1", "channels": ["risk_api"]}, "164.514(e)(2)(viii)"),
+        (
+            {"level": "safe_harbor", "organisation": STATE, "channels": ["feed"]},
+            "channel feed is for the levels identified, limited",
+        ),
+        ({"organisation": {"relation": "cohort"}}, "name at least one organisation"),
         ({"for_each": "mcp"}, "must hold {org}"),
         ({"for_each": "ship", "name": "x-{org}"}, "no organisation of this kind"),
     ],
@@ -241,6 +264,117 @@ def test_whatever_decides_the_rows_changes_the_digest(tmp_path: Path, changes: d
     plain = book(tmp_path / "a").get("one-plan")
     changed = book(tmp_path / "b", **changes).get("one-plan")
     assert plain.policy_digest != changed.policy_digest
+
+
+@pytest.mark.parametrize(
+    ("changes", "same"),
+    [
+        ({"recipient": {"id": "another", "state": "CA"}}, True),
+        ({"break_glass": True, "purposes": ["treatment"]}, True),
+        ({"columns": {"member": ["sex", "birth_date"]}}, False),
+    ],
+)
+def test_what_decides_no_row_leaves_the_digest_alone(
+    tmp_path: Path, changes: dict[str, Any], same: bool
+) -> None:
+    for name in "ab":
+        (tmp_path / name).mkdir()
+    plain = book(tmp_path / "a").get("one-plan")
+    assert (plain.policy_digest == book(tmp_path / "b", **changes).get("one-plan").policy_digest) == same
+
+
+def test_the_recipient_decides_the_digest_where_consents_name_it_and_the_order_of_columns_never(
+    tmp_path: Path,
+) -> None:
+    consent: dict[str, Any] = {"sensitive": {"hiv": "with_consent"}}
+    grants = {}
+    for name, changes in {
+        "own": consent,
+        "named": {**consent, "recipient": {"id": "sierra-vista"}},
+        "other": {**consent, "recipient": {"id": "mission-peak"}},
+        "one-way": {"columns": {"member": ["sex", "race"]}},
+        "other-way": {"columns": {"member": ["race", "sex", "member_id"]}},
+    }.items():
+        (tmp_path / name).mkdir()
+        grants[name] = book(tmp_path / name, **changes).get("one-plan").policy_digest
+    assert grants["own"] == grants["named"] != grants["other"]
+    assert grants["one-way"] == grants["other-way"]
+
+
+def test_a_grant_narrows_a_table_to_columns_and_its_keys_stay(tmp_path: Path) -> None:
+    columns = {"member": ["sex"], "medical_claim_line": ["procedure_code"]}
+    grant = book(tmp_path, columns=columns).get("one-plan")
+    assert grant.columns_of("member") == {"member_id", "sex"}
+    assert grant.columns_of("medical_claim_line") == {
+        "claim_id",
+        "line_number",
+        "member_id",
+        "procedure_code",
+    }
+    assert grant.columns_of("diagnosis") is None
+
+
+def test_consents_are_asked_for_the_only_organisation_unless_the_recipient_is_named(tmp_path: Path) -> None:
+    both = {"relation": "mcp", "ids": ["sierra-vista", "mission-peak"]}
+    for name, changes, recipient in (
+        ("one", {}, "sierra-vista"),
+        ("named", {"recipient": {"id": "x-1"}}, "x-1"),
+        ("two", {"organisation": both}, None),
+        ("state", {"organisation": STATE}, None),
+    ):
+        (tmp_path / name).mkdir()
+        assert book(tmp_path / name, **changes).get("one-plan").recipient_id == recipient
+
+
+def test_sensitive_names_every_category_that_releases_tag() -> None:
+    assert set(Sensitive.model_fields) - {"basis"} == set(Category)
+
+
+@pytest.mark.parametrize(
+    ("who", "names"),
+    [
+        ("DHCS staff", ["dhcs-staff", "dhcs-evaluation"]),
+        ("MCP", ["mcp-care-sierra-vista", "mcp-feed-mission-peak", "plan-quality-golden-poppy"]),
+        ("BHP", ["bhp-01-care", "bhp-58-care"]),
+        ("county or SP&A", ["county-01-health", "county-58-health"]),
+        ("provider group or FQHC", ["clinic-19-1-care"]),
+        ("Tribal health program", ["tribe-oak-meadow-care"]),
+        ("researcher", ["demo-research-lds", "demo-research-sh"]),
+        ("public stakeholder", ["demo-public"]),
+    ],
+)
+def test_every_user_group_of_medi_cal_connect_has_an_example_grant(who: str, names: list[str]) -> None:
+    grants = GrantBook.load(GRANTS)
+    assert {grants.get(name).name for name in names} == set(names)
+
+
+def test_the_demos_registry_has_the_clinics_and_tribes_of_the_synthetic_data() -> None:
+    registry = GrantBook.load(GRANTS).registry
+    assert registry.of_kind("provider") == sorted(enrolment.clinics())
+    assert registry.of_kind("tribe") == sorted(enrolment.TRIBES)
+
+
+def test_no_group_of_the_demo_opens_more_than_a_handful_of_the_hundreds_of_grants() -> None:
+    grants = GrantBook.load(GRANTS)
+    assert len(grants) > 150
+    for group in {group for grant in grants for group in grant.groups}:
+        assert sum(decision.allowed for decision in grants.for_user({group}, TODAY)) <= 2
+
+
+def test_a_folder_of_a_thousand_grants_loads_in_less_than_a_second(tmp_path: Path) -> None:
+    template = {
+        **VALID,
+        "for_each": "county",
+        "organisation": {"relation": "county", "ids": ["{org}"]},
+        "recipient": {"id": "{org}", "state": "CA"},
+        "sensitive": {"part2": "with_consent", "basis": "consent_tpo", "reproductive": "include"},
+    }
+    made = [{**template, "name": f"g{n}-{{org}}"} for n in range(20)]
+    folder(tmp_path, *made)
+    GrantBook.load(tmp_path)
+    begun = time.process_time()
+    assert len(GrantBook.load(tmp_path)) == 20 * 58
+    assert time.process_time() - begun < 1.0
 
 
 def test_a_token_namespace_belongs_to_the_agreement_and_never_joins_two_levels() -> None:

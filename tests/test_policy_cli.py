@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from datetime import date
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import pytest
 import yaml
@@ -36,6 +38,7 @@ def test_check_passes_the_shipped_grants_and_proves_a_rule_for_every_column_at_e
     assert result.exit_code == 0
     assert found["ok"] and not found["faults"]
     assert found["rules"] == found["columns"] * found["levels"] > 500
+    assert len(found["grants"]) > 150
 
 
 def test_check_fails_and_names_the_file_and_key_of_a_faulty_grant(tmp_path: Path) -> None:
@@ -107,6 +110,76 @@ def test_a_question_about_what_is_not_there_is_refused_with_a_hint(arguments: li
     result = run("explain", *arguments, *GRANTS)
     assert isinstance(result.exception, WorkbenchError)
     assert says in result.exception.reason and result.exception.hint
+
+
+def found(*arguments: str) -> dict[str, Any]:
+    result = run("explain", *arguments, *GRANTS, "--json")
+    assert result.exit_code == 0, result.output
+    answer: dict[str, Any] = json.loads(result.output)
+    return answer
+
+
+def test_grants_of_other_groups_are_told_in_one_line_for_each_file() -> None:
+    others = {family["grant"]: family for family in found("pat")["others"]}
+    assert others["{org}-health"]["grants"] == 58
+    assert len(others) < 20
+    output = run("explain", "pat", *GRANTS).output
+    assert "{org}-health (58 grants), level limited, of county-01-health … county-58-health" in output
+    assert len(output.splitlines()) < 40
+
+
+def test_a_column_that_nothing_of_hers_shows_names_the_missing_grants_and_who_can_give_them() -> None:
+    missing = {family["grant"]: family for family in found("rui", "--column", "member.ssn")["missing"]}
+    assert missing["demo-analyst"]["approver"] == "DHCS Data Release Office (demo)"
+    assert missing["demo-analyst"]["groups"] == ["mcp-sierra-vista"]
+    assert "dhcs-staff" not in missing and "demo-research-sh" not in missing
+    output = run("explain", "rui", "--column", "member.ssn", *GRANTS).output
+    assert "Who could see member.ssn:" in output
+
+
+def test_a_column_that_a_grant_of_hers_shows_misses_no_grant() -> None:
+    assert found("ana", "--column", "member.ssn")["missing"] == []
+
+
+def test_a_column_that_the_grants_columns_leave_out_says_so_and_who_can_add_it() -> None:
+    [entry] = found("pat", "--grant", "dhcs-staff", "--column", "member.ssn")["grants"]
+    assert entry["column"]["seen"] == "no"
+    assert "the grant's columns leave it out" in entry["column"]["why"]
+    assert "DHCS Data Release Office" in entry["column"]["why"]
+    assert "ssn" not in entry["columns"]["member"]
+
+
+def test_explain_gives_recipient_categories_notice_limits_and_the_law_it_rests_on() -> None:
+    [entry] = found("pat", "--grant", "clinic-19-1-care")["grants"]
+    assert entry["recipient"] == {"id": "clinic-19-1", "state": "CA"}
+    assert entry["break_glass"] and entry["limits"]["concurrent_queries"] == 2
+    assert entry["notice"].startswith("This record which has been disclosed")
+    handling = {about["category"]: about["handling"] for about in entry["categories"]}
+    assert (handling["part2"], handling["reproductive"], handling["hiv"]) == (
+        "with_consent",
+        "include",
+        "include",
+    )
+    citations = {row["citation"] for row in entry["law"]}
+    assert {"42 CFR 2.31, 2.33(b)", "45 CFR 164.506(c)(1)-(2)"} <= citations
+    assert {row["status"] for row in entry["law"]} == {"needs counsel's review"}
+    output = run("explain", "pat", "--grant", "clinic-19-1-care", *GRANTS).output
+    assert "every answer carries the notice of 42 CFR 2.32" in output
+    assert "break-glass in an emergency" in output
+
+
+def test_check_warns_of_grants_that_no_release_of_real_people_may_serve_yet() -> None:
+    output = run("check", *GRANTS).output
+    assert "warning: demo-analyst: blocked on releases of real people" in output
+    assert "reproductive (demo list)" in output
+    assert "0 faults" in output
+
+
+def test_check_warns_of_a_grant_that_has_ended(tmp_path: Path) -> None:
+    raw = yaml.safe_load((PROJECT / "grants" / "demo-public.yaml").read_text())
+    (tmp_path / "old.yaml").write_text(yaml.safe_dump({**raw, "valid_until": date(2025, 6, 1)}))
+    result = run("check", "--grants", str(tmp_path), "--json")
+    assert json.loads(result.output)["warnings"] == ["demo-public: expired on 2025-06-01"]
 
 
 def test_explain_reads_well_without_json() -> None:

@@ -110,6 +110,10 @@ class OrganisationRegistry:
         """The ids of one kind, sorted."""
         return sorted(key for key, (k, _) in self._organisations.items() if k == kind)
 
+    def kinds(self) -> list[str]:
+        """The kinds of organisations that there are, sorted."""
+        return sorted({kind for kind, _ in self._organisations.values()})
+
     def kind(self, organisation: str) -> str | None:
         """The kind of an organisation; None for an unknown one."""
         found = self._organisations.get(organisation)
@@ -123,8 +127,14 @@ class OrganisationRegistry:
 class GrantBook:
     """All grants of one folder, by name."""
 
-    def __init__(self, grants: Collection[Grant], registry: OrganisationRegistry):
+    def __init__(
+        self,
+        grants: Collection[Grant],
+        registry: OrganisationRegistry,
+        written: Mapping[str, str] | None = None,
+    ):
         self._grants = {grant.name: grant for grant in sorted(grants, key=lambda g: g.name)}
+        self._written = written or {}
         self.registry = registry
 
     @classmethod
@@ -135,11 +145,12 @@ class GrantBook:
         registry = OrganisationRegistry.load(folder / REGISTRY_FILE)
         faults: list[str] = []
         found: dict[str, tuple[Grant, str]] = {}
+        written: dict[str, str] = {}
         for file in sorted([*folder.glob("*.yaml"), *folder.glob("*.yml")]):
             if file.name == REGISTRY_FILE:
                 continue
             try:
-                grants = _grants_of(file, registry)
+                name, grants = _grants_of(file, registry)
             except InvalidGrants as error:
                 faults.extend(error.faults)
                 continue
@@ -149,15 +160,20 @@ class GrantBook:
                         f"{file.name}: name: a grant {grant.name} stands in {found[grant.name][1]} already"
                     )
                 found[grant.name] = (grant, file.name)
+                written[grant.name] = name
         if faults:
             raise InvalidGrants(faults)
-        return cls([grant for grant, _ in found.values()], registry)
+        return cls([grant for grant, _ in found.values()], registry, written)
 
     def __iter__(self) -> Iterator[Grant]:
         return iter(self._grants.values())
 
     def __len__(self) -> int:
         return len(self._grants)
+
+    def as_written(self, grant: Grant) -> str:
+        """The grant's name as its file has it: for grants of a template one name, with `{org}` in it."""
+        return self._written.get(grant.name, grant.name)
 
     def get(self, name: str) -> Grant:
         """The grant of that name. Raises `GrantRefused` when there is none."""
@@ -233,8 +249,8 @@ def _decide(grant: Grant, groups: frozenset[str], today: date) -> Decision:
     return Decision(grant, True, reason, "", "allowed")
 
 
-def _grants_of(file: Path, registry: OrganisationRegistry) -> list[Grant]:
-    """The grants of one file: one, or one for each organisation of a template."""
+def _grants_of(file: Path, registry: OrganisationRegistry) -> tuple[str, list[Grant]]:
+    """The name that a file has, and its grants: one, or one for each organisation of a template."""
     raw = _read(file)
     kind = raw.get("for_each")
     if kind is None:
@@ -244,7 +260,7 @@ def _grants_of(file: Path, registry: OrganisationRegistry) -> list[Grant]:
         if not organisations:
             raise InvalidGrants(
                 [
-                    f"{file.name}: for_each: the registry has no organisation of this kind; use mcp, bhp or county"
+                    f"{file.name}: for_each: the registry has no organisation of this kind; it has {', '.join(registry.kinds())}"
                 ]
             )
         if "{org}" not in str(raw.get("name")):
@@ -268,7 +284,7 @@ def _grants_of(file: Path, registry: OrganisationRegistry) -> list[Grant]:
         raise InvalidGrants(
             [f"{file.name}: organisation.ids: {', '.join(wrong)} are of another kind than the relation says"]
         )
-    return grants
+    return str(raw.get("name")), grants
 
 
 def _must_be_known(grant: Grant) -> bool:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import defaultdict
+from collections.abc import Iterable
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -12,10 +14,13 @@ import click
 
 from workbench.broker.cut import CUTS
 from workbench.broker.directory import FileDirectory
+from workbench.broker.explained import category_fate, column_fate, column_named, members_of, sensitive_of
 from workbench.broker.grants import Decision, Grant, GrantBook, InvalidGrants, grant_schema
-from workbench.deid.levels import NOT_SERVED, Action, Level, rule, served_as, uncovered
-from workbench.errors import WorkbenchError
+from workbench.broker.law import allowing, unsourced
+from workbench.broker.law.truth import run_tables
+from workbench.deid.levels import NOT_SERVED, Level, uncovered
 from workbench.schema import Column, Table, dictionary
+from workbench.schema.sensitive import CATEGORIES, Category
 from workbench.settings import PROJECT, settings
 
 USERS = PROJECT / "hub_config" / "demo_users.yaml"
@@ -29,13 +34,6 @@ _grants = click.option(
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
-class UnknownColumn(WorkbenchError):
-    """The data dictionary has no such column."""
-
-    code = "unknown-column"
-    http_status = 404
-
-
 @click.group()
 def policy() -> None:
     """Check the grants and explain what they permit."""
@@ -47,12 +45,16 @@ def policy() -> None:
 def check(folder: Path | None, as_json: bool) -> None:
     """Validate every grant, and prove that every column of every table has a rule at every level.
 
-    Exit code 1 when there is a fault.
+    Warns of grants that must leave out a category whose code list is not sourced: they are blocked on every release
+    of real people. Exit code 1 when there is a fault.
     """
     faults: list[str] = []
+    warnings: list[str] = []
     names: list[str] = []
     try:
-        names = [grant.name for grant in GrantBook.load(folder or settings().grants)]
+        book = GrantBook.load(folder or settings().grants)
+        names = [grant.name for grant in book]
+        warnings = [*_unsourced(book), *_ended(book)]
     except InvalidGrants as error:
         faults.extend(error.faults)
     faults.extend(f"no rule for {where}" for where in uncovered())
@@ -64,6 +66,7 @@ def check(folder: Path | None, as_json: bool) -> None:
     found = {
         "ok": not faults,
         "faults": faults,
+        "warnings": warnings,
         "grants": names,
         "tables": len(tables),
         "columns": columns,
@@ -75,10 +78,38 @@ def check(folder: Path | None, as_json: bool) -> None:
     else:
         for fault in faults:
             click.echo(f"fault: {fault}")
+        for warning in warnings:
+            click.echo(f"warning: {warning}")
         click.echo(
-            f"{len(names)} grants, {columns} columns of {len(tables)} tables × {len(Level)} levels, {len(faults)} faults"
+            f"{len(names)} grants, {columns} columns of {len(tables)} tables × {len(Level)} levels, "
+            f"{len(faults)} faults, {len(warnings)} warnings"
         )
     if faults:
+        sys.exit(1)
+
+
+@policy.command(epilog="Example:\n\n  workbench policy test")
+@_grants
+@_json
+def test(folder: Path | None, as_json: bool) -> None:
+    """Run the truth tables: those of the five laws, and those beside the grants (`truth/*.yaml` of their folder).
+
+    A row of a law is a grant that the law allows or refuses, tried on the model that reads the files. A row beside the
+    grants says who gets what of a grant, or which records of a made-up member are in its slice, which is then built.
+    Exit code 1 when a row is not answered as it says.
+    """
+    tables = run_tables(folder or settings().grants)
+    wrong = [failure for table in tables for failure in table.failures]
+    if as_json:
+        found = [{"table": t.name, "title": t.title, "rows": t.rows, "failures": t.failures} for t in tables]
+        click.echo(json.dumps({"ok": not wrong, "tables": found}, indent=1))
+    else:
+        for table in tables:
+            click.echo(f"{'✗' if table.failures else '✓'} {table.name}: {table.rows} rows. {table.title}")
+            for failure in table.failures:
+                click.echo(f"    {failure}")
+        click.echo(f"{sum(t.rows for t in tables)} rows, {len(wrong)} answered otherwise")
+    if wrong:
         sys.exit(1)
 
 
@@ -99,24 +130,39 @@ def check(folder: Path | None, as_json: bool) -> None:
 def explain(
     user: str, name: str | None, column: str | None, users: Path, folder: Path | None, as_json: bool
 ) -> None:
-    """What may USER see and why, and why not: names the missing grant and who can give it."""
+    """What may USER see and why, and why not: names the missing grant and who can give it.
+
+    Grants of other groups are told in one line for each file; `--grant` explains one of them in full.
+    """
     groups = FileDirectory(users).groups(user)
     book = GrantBook.load(folder or settings().grants)
-    asked = _column(column) if column else None
-    only = book.get(name).name if name else None
-    decisions = [d for d in book.for_user(groups, date.today()) if only in (None, d.grant.name)]
-    found = {
+    asked = column_named(column) if column else None
+    decisions = book.for_user(groups, date.today())
+    if name is not None:
+        shown = [d for d in decisions if d.grant.name == book.get(name).name]
+        others: list[Decision] = []
+    else:
+        shown = [d for d in decisions if d.code != "wrong-group"]
+        others = [d for d in decisions if d.code == "wrong-group"]
+    found: dict[str, Any] = {
         "user": user,
         "groups": sorted(groups),
-        "grants": [_decision(decision, asked) for decision in decisions],
+        "grants": [_decision(decision, asked) for decision in shown],
+        "others": _families(book, (d.grant for d in others)),
     }
+    if asked is not None:
+        found["missing"] = _missing(book, decisions, asked)
     if as_json:
         click.echo(json.dumps(found, indent=1))
         return
     click.echo(f"{user} is in {', '.join(sorted(groups)) or 'no group'}.")
     for entry in found["grants"]:
-        assert isinstance(entry, dict)
         _print(entry)
+    for title, key in (("Grants of other groups", "others"), (f"Who could see {column}", "missing")):
+        if found.get(key):
+            click.echo(f"\n{title}:")
+            for family in found[key]:
+                click.echo(f"  {_family_in_words(family)}")
 
 
 @policy.command(epilog="Example:\n\n  workbench policy schema > grant.schema.json")
@@ -125,18 +171,54 @@ def schema() -> None:
     click.echo(json.dumps(grant_schema(), indent=1))
 
 
-def _column(text: str) -> tuple[Table, Column]:
-    table_name, _, column_name = text.partition(".")
-    table = dictionary().get(table_name)
-    if table is None:
-        raise UnknownColumn(
-            "The data dictionary has no such table.", hint=f"It has: {', '.join(dictionary())}."
-        )
-    if column_name not in table.columns:
-        raise UnknownColumn(
-            f"Table {table.name} has no such column.", hint=f"It has: {', '.join(table.columns)}."
-        )
-    return table, table.columns[column_name]
+def _unsourced(book: GrantBook) -> list[str]:
+    """A line for each file of grants that must leave out what no sourced list finds."""
+    blocked: dict[str, tuple[Category, ...]] = {}
+    for grant in book:
+        if found := unsourced(grant, synthetic=False):
+            blocked[book.as_written(grant)] = found
+    return [
+        f"{name}: blocked on releases of real people, because it must leave out "
+        + ", ".join(f"{c} ({CATEGORIES[c].sourcing} list)" for c in categories)
+        for name, categories in blocked.items()
+    ]
+
+
+def _ended(book: GrantBook) -> list[str]:
+    ended = {book.as_written(g): g.valid_until for g in book if g.valid_until < date.today()}
+    return [f"{name}: expired on {day.isoformat()}" for name, day in ended.items()]
+
+
+def _families(book: GrantBook, grants: Iterable[Grant]) -> list[dict[str, Any]]:
+    """One entry for each file: how many of these grants it stands for, who holds them, who can give them."""
+    families: dict[str, list[Grant]] = defaultdict(list)
+    for grant in grants:
+        families[book.as_written(grant)].append(grant)
+    return [
+        {
+            "grant": name,
+            "grants": len(several),
+            "level": several[0].level,
+            "groups": sorted({group for grant in several for group in grant.groups}),
+            "approver": several[0].approver,
+        }
+        for name, several in families.items()
+    ]
+
+
+def _missing(book: GrantBook, decisions: list[Decision], asked: tuple[Table, Column]) -> list[dict[str, Any]]:
+    """The grants that would show a column which no open grant shows; none where one does."""
+    showing = [d for d in decisions if column_fate(d.grant, *asked)["seen"] != "no"]
+    if any(decision.allowed for decision in showing):
+        return []
+    return _families(book, (decision.grant for decision in showing))
+
+
+def _family_in_words(family: dict[str, Any]) -> str:
+    groups: list[str] = family["groups"]
+    held = ", ".join(groups) if len(groups) <= 3 else f"{groups[0]} … {groups[-1]}"
+    count = f" ({family['grants']} grants)" if family["grants"] > 1 else ""
+    return f"{family['grant']}{count}, level {family['level']}, of {held}; {family['approver']} can give it"
 
 
 def _decision(decision: Decision, asked: tuple[Table, Column] | None) -> dict[str, Any]:
@@ -147,81 +229,47 @@ def _decision(decision: Decision, asked: tuple[Table, Column] | None) -> dict[st
         "allowed": decision.allowed,
         "reason": decision.reason,
         "hint": decision.hint,
-        "members": _members(grant),
+        "members": members_of(grant),
+        "recipient": {"id": grant.recipient_id, "state": grant.recipient.state},
         "level": grant.level,
         "tables": [
             t
             for t in grant.table_names
             if grant.level != Level.AGGREGATE and (grant.level, t) not in NOT_SERVED
         ],
-        "sensitive": _sensitive(grant),
+        "columns": {name: sorted(grant.columns_of(name) or ()) for name in grant.columns},
+        "sensitive": sensitive_of(grant),
+        "categories": [category_fate(grant, category) for category in Category],
+        "notice": grant.notice,
         "purposes": list(grant.purposes),
         "channels": list(grant.channels),
+        "break_glass": grant.break_glass,
+        "limits": grant.limits.model_dump(),
         "valid": [grant.valid_from.isoformat(), grant.valid_until.isoformat()],
         "agreement": grant.agreement,
         "approver": grant.approver,
+        "law": [
+            {"law": row.law, "case": row.case, "citation": row.citation, "status": row.status}
+            for row in allowing(grant.facts())
+        ],
     }
     if asked is not None:
-        entry["column"] = _fate(grant, *asked)
+        entry["column"] = column_fate(grant, *asked)
     return entry
-
-
-def _members(grant: Grant) -> str:
-    organisation = grant.organisation
-    if organisation.relation == "state":
-        return "every member of the State"
-    whose = f"members of {', '.join(organisation.ids)} ({organisation.relation})"
-    if organisation.as_of == "ever_own_period":
-        return f"{whose}, ever attributed, with only what happened on attributed days"
-    day = (
-        "on the release's as-of date"
-        if organisation.as_of == "current"
-        else f"on {organisation.as_of.isoformat()}"
-    )
-    return f"{whose}, attributed {day}, with their whole history"
-
-
-def _sensitive(grant: Grant) -> str:
-    if grant.sensitive.part2 == "include":
-        return f"Part 2 records included: {grant.sensitive.basis}"
-    return "Part 2 records left out, with every trace of them"
-
-
-def _fate(grant: Grant, table: Table, column: Column) -> dict[str, str]:
-    """What becomes of a column in a grant's slice, and by which rule."""
-    found = rule(grant.level, column.identifier_class)
-    about = {
-        "column": f"{table.name}.{column.name}",
-        "class": column.identifier_class,
-        "rule": found.action,
-        "source": found.source,
-    }
-    if table.name not in grant.table_names:
-        return {
-            **about,
-            "seen": "no",
-            "why": f"the grant does not name table {table.name}; {grant.approver} can add it",
-        }
-    if grant.level == Level.AGGREGATE:
-        return {**about, "seen": "no", "why": "the grant's level has no rows, only tables"}
-    if (grant.level, table.name) in NOT_SERVED:
-        return {**about, "seen": "no", "why": NOT_SERVED[grant.level, table.name]}
-    if found.action == Action.DROP:
-        return {
-            **about,
-            "seen": "no",
-            "why": f"level {grant.level} drops columns of class {column.identifier_class}",
-        }
-    served = served_as(grant.level, column)
-    seen = "yes" if found.action == Action.KEEP else f"as {served.name} {served.type}"
-    return {**about, "seen": seen, "why": served.means}
 
 
 def _print(entry: dict[str, Any]) -> None:
     click.echo(f"\n{'✓' if entry['allowed'] else '✗'} {entry['grant']}: {entry['title']}")
     click.echo(f"  {entry['reason']} {entry['hint']}".rstrip())
-    click.echo(f"  {entry['members']}; level {entry['level']}; {entry['sensitive']}")
-    click.echo(f"  for {', '.join(entry['purposes'])}; by {', '.join(entry['channels'])}")
+    click.echo(f"  {entry['members']}; level {entry['level']}")
+    click.echo(f"  {entry['sensitive']}")
+    for table, columns in entry["columns"].items():
+        click.echo(f"  of {table} only {', '.join(columns)}")
+    emergency = "; break-glass in an emergency" if entry["break_glass"] else ""
+    click.echo(f"  for {', '.join(entry['purposes'])}; by {', '.join(entry['channels'])}{emergency}")
+    click.echo(f"  law: {'; '.join(row['citation'] for row in entry['law'])} (needs counsel's review)")
+    if entry["notice"]:
+        click.echo("  every answer carries the notice of 42 CFR 2.32")
     if "column" in entry:
         about = entry["column"]
         click.echo(f"  {about['column']}: {about['seen']}: {about['why']} [{about['source']}]")
