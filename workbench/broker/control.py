@@ -14,10 +14,11 @@ from starlette.routing import Route
 
 from workbench.broker.audit_routes import control_audit_routes
 from workbench.broker.channels.listener import control_routes as client_routes
+from workbench.broker.consent_routes import consent_routes
 from workbench.broker.core import Answer, Broker, Caller
 from workbench.broker.http import ArrowEndpoint, BadRequest, answering, body_of, json_answer, spec_of, text_of
 from workbench.broker.public import decisions
-from workbench.broker.slices import list_slices
+from workbench.broker.slice_routes import slice_routes
 from workbench.errors import WorkbenchError
 
 if TYPE_CHECKING:
@@ -94,16 +95,6 @@ def control_app(service: Service) -> Starlette:
     async def tables(request: Request) -> Response:
         return json_answer(await broker.tables(await operator(broker, dict(request.query_params))))
 
-    async def build_slice(request: Request) -> Response:
-        caller = await operator(broker, await body_of(request))
-        ready = await broker.start_build(caller)
-        return JSONResponse({"slice": ready.id, "manifest": ready.manifest})
-
-    async def slices(request: Request) -> Response:
-        return JSONResponse(
-            {"slices": [{"id": s.id, "manifest": s.manifest} for s in list_slices(broker.settings.lake)]}
-        )
-
     return Starlette(
         routes=[
             Route("/health", answering(health)),
@@ -119,8 +110,8 @@ def control_app(service: Service) -> Starlette:
             Route("/tabulate", answering(tabulate), methods=["POST"]),
             Route("/whoami", answering(whoami)),
             Route("/tables", answering(tables)),
-            Route("/slices", answering(build_slice), methods=["POST"]),
-            Route("/slices", answering(slices)),
+            *slice_routes(broker),
+            *consent_routes(broker),
             *control_audit_routes(broker),
         ]
     )

@@ -1,0 +1,67 @@
+"""The register of consents on the control socket: every decision is an event before it counts, and counts at once."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from workbench.broker.consent import ConsentRefused, Decision, decision_of
+from workbench.broker.http import answering, body_of
+
+if TYPE_CHECKING:
+    from workbench.broker.core import Broker
+
+MOST_DECISIONS = 10_000
+"""Decisions in one request; a longer file comes in several."""
+
+
+def consent_routes(broker: Broker) -> list[Route]:
+    """POST and GET /consents."""
+
+    async def decide(request: Request) -> Response:
+        body = await body_of(request)
+        said = body.get("decisions")
+        if not isinstance(said, list) or not said or len(said) > MOST_DECISIONS:
+            raise ConsentRefused(f"decisions is a list of 1 to {MOST_DECISIONS:,} decisions.")
+        decisions = [_decision(one) for one in said]
+        await _settle(broker, f"operator:{body.get('operator') or 'local'}", decisions)
+        return JSONResponse({"decisions": len(decisions)}, 201)
+
+    async def listed(request: Request) -> Response:
+        asked = request.query_params
+        found = await asyncio.to_thread(
+            broker.consents.listed, member_id=asked.get("member"), recipient=asked.get("recipient")
+        )
+        return JSONResponse({"consents": found})
+
+    return [
+        Route("/consents", answering(decide), methods=["POST"]),
+        Route("/consents", answering(listed)),
+    ]
+
+
+async def _settle(broker: Broker, user: str, decisions: list[Decision]) -> None:
+    """Writes the events, then the decisions, then cuts what rests on the old ones."""
+    await asyncio.gather(
+        *(
+            broker.record(
+                "consent-revoked" if decision.revoked else "consent-given",
+                user=user,
+                subject=broker.audit.subject(decision.member_id),
+                detail=f"{decision.recipient} {decision.scope}",
+            )
+            for decision in decisions
+        )
+    )
+    await asyncio.to_thread(broker.consents.decide, decisions)
+    broker.shelf.consents_changed()
+
+
+def _decision(said: Any) -> Decision:
+    if not isinstance(said, dict):
+        raise ConsentRefused("A decision is an object.")
+    return decision_of(said)
