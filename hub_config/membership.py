@@ -58,8 +58,9 @@ class Membership:
             told = await self._authenticator.refresh_user(user)
         if isinstance(told, dict):
             user.sync_groups(told["groups"])
-        if told:
-            user._auth_refreshed = time.monotonic()  # the Hub's own mark: pages need not ask once more
+        user._auth_refreshed = (
+            time.monotonic() if told else None
+        )  # the Hub's own mark: whether pages ask once more
         if _groups(user) != before:
             for spawner in list(user.spawners.values()):
                 if spawner.ready:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -17,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pytest
 import requests
 from hub_fixture import HubData, RunningHub, free_port
 from visitor import Visitor
@@ -118,12 +116,6 @@ def site_on(data: HubData, tmp: Path) -> Iterator[Site]:
             visitor.close()
 
 
-@pytest.fixture(scope="module")
-def site(hub_data: HubData, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    with site_on(hub_data, tmp_path_factory.mktemp("oidc")) as running:
-        yield running
-
-
 def words(page: str) -> str:
     """The visible text of a page."""
     text = re.sub(r"<(script|style)\b.*?</\1>", " ", page, flags=re.DOTALL)
@@ -133,6 +125,3 @@ def words(page: str) -> str:
 def bound(hub: RunningHub) -> list[dict[str, Any]]:
     """The records of the sandboxes that run."""
     return [json.loads(path.read_text()) for path in (hub.data.run / "u").glob("*.json")]
-
-
-__all__ = ["SECRET", "Provider", "Site", "bound", "os", "site", "site_on", "words"]
