@@ -83,6 +83,19 @@ class Decision:
         if self.until is not None and self.until < self.start:
             raise ConsentRefused("The consent would end before it begins.")
 
+    def said(self) -> dict[str, Any]:
+        """As JSON with the names of FIELDS."""
+        return {
+            "member_id": self.member_id,
+            "recipient": self.recipient,
+            "scope": self.scope,
+            "from": self.start.isoformat(),
+            "until": self.until.isoformat() if self.until else None,
+            "revoked": "yes" if self.revoked else "no",
+            "decided_at": self.decided_at.isoformat() if self.decided_at else None,
+            "source": self.source,
+        }
+
 
 @dataclass(frozen=True)
 class ConsentView:

@@ -1,4 +1,4 @@
-"""`workbench query` and `workbench slice`: an operator's questions go the way of everyone's."""
+"""`workbench query`: an operator's questions go the way of everyone's."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def query(
     if sql is not None and sql != "-" and not sql.strip():
         raise click.UsageError("The SQL statement is empty.")
     address = {"grant": grant, "release": release, "as": as_, "purpose": purpose}
-    with _operator(lake, quiet=as_json or jsonl is not None) as broker:
+    with operating(lake, quiet=as_json or jsonl is not None) as broker:
         if jsonl is not None:
             for line in jsonl:
                 if line.strip():
@@ -145,104 +145,14 @@ def _print(answer: Any, rows: int) -> None:
         console.print(answer.notice, style="dim")
 
 
-@click.group("slice")
-def slice_() -> None:
-    """Build, list and show slices."""
-
-
-@slice_.command(
-    "build",
-    epilog="""\b
-Example:
-  workbench slice build --grant demo-analyst --grant demo-research-sh
-""",
-)
-@click.option("--grant", "grants", multiple=True, required=True, help="A grant; may stand several times.")
-@click.option("--release", help="A release of the lake; the latest where this is missing.")
-@click.option("--lake", type=click.Path(path_type=Path), help="Folder of the lake [env: WORKBENCH_LAKE].")
-@click.option("--json", "as_json", is_flag=True, help="Print the manifests as JSON.")
-def build(grants: tuple[str, ...], release: str | None, lake: Path | None, as_json: bool) -> None:
-    """Build the slice of a grant, if it is not there (of an aggregate grant: its tabulation base)."""
-    built = []
-    with _operator(lake, quiet=as_json) as broker:
-        for grant in grants:
-            answer = broker.ask("POST", "/slices", {"grant": grant, "release": release})
-            built.append({"id": answer["slice"], **answer["manifest"]})
-    _show_slices(built, as_json)
-
-
-@slice_.command(
-    "list",
-    epilog="""\b
-Example:
-  workbench slice list --json
-""",
-)
-@click.option("--lake", type=click.Path(path_type=Path), help="Folder of the lake [env: WORKBENCH_LAKE].")
-@click.option("--json", "as_json", is_flag=True, help="Print the manifests as JSON.")
-def list_(lake: Path | None, as_json: bool) -> None:
-    """List the slices of the lake, the oldest first."""
-    from workbench.broker.slices import list_slices
-
-    _show_slices([{"id": s.id, **s.manifest} for s in list_slices(_where(lake).lake)], as_json)
-
-
-@slice_.command(
-    epilog="""\b
-Example:
-  workbench slice show 3f0c…
-"""
-)
-@click.argument("id")
-@click.option("--lake", type=click.Path(path_type=Path), help="Folder of the lake [env: WORKBENCH_LAKE].")
-@click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON.")
-def show(id: str, lake: Path | None, as_json: bool) -> None:
-    """Show what one slice holds and what was removed from it, and why."""
-    from workbench.broker.slices import open_slice
-
-    found = open_slice(_where(lake).lake, id)
-    if as_json:
-        click.echo(json.dumps({"id": found.id, **found.manifest}))
-        return
-    console = Console()
-    about = found.manifest
-    console.print(
-        f"[bold]{found.id}[/bold] {about.get('kind', '')} · {about.get('grant', '')} · {about.get('level', '')}"
-    )
-    console.print(f"release {about['release']} · fitness {json.dumps(about.get('fitness', {}))}", style="dim")
-    grid = Table(show_edge=False, header_style="bold")
-    for name in ("table", "rows in", "removed", "rows"):
-        grid.add_column(name, justify="left" if name == "table" else "right")
-    for name, entry in about["tables"].items():
-        removed = entry.get("removed") or {}
-        why = ", ".join(f"{reason} {count:,}" for reason, count in removed.items()) or "–"
-        grid.add_row(name, f"{entry.get('rows_in', 0):,}", why, f"{entry.get('rows', 0):,}")
-    console.print(grid)
-
-
-def _show_slices(found: list[dict[str, Any]], as_json: bool) -> None:
-    if as_json:
-        click.echo(json.dumps(found))
-        return
-    grid = Table(show_edge=False, header_style="bold")
-    for name in ("slice", "kind", "grant", "level", "release", "rows", "MB"):
-        grid.add_column(name, justify="right" if name in ("rows", "MB") else "left", overflow="fold")
-    for one in found:
-        entries = one["tables"].values()
-        rows = sum(int(entry.get("rows") or 0) for entry in entries)
-        size = sum(int(entry.get("bytes") or 0) for entry in entries) / 1e6
-        words = [str(one.get(name, "")) for name in ("id", "kind", "grant", "level", "release")]
-        grid.add_row(*words, f"{rows:,}", f"{size:,.1f}")
-    Console().print(grid)
-
-
-def _where(lake: Path | None) -> Settings:
+def where_is(lake: Path | None) -> Settings:
+    """The settings of the environment, with another lake where one is named."""
     where = settings()
     return dataclasses.replace(where, lake=lake.absolute()) if lake is not None else where
 
 
 @contextmanager
-def _operator(lake: Path | None, *, quiet: bool) -> Iterator[Any]:
+def operating(lake: Path | None, *, quiet: bool) -> Iterator[Any]:
     """The broker, with a bar on standard error while a slice is built."""
     from workbench.broker.operator import operator
 
@@ -258,5 +168,5 @@ def _operator(lake: Path | None, *, quiet: bool) -> Iterator[Any]:
                 tasks.append(bar.add_task(step, total=1.0))
             bar.update(tasks[0], description=step, completed=done)
 
-        with operator(_where(lake), progress) as broker:
+        with operator(where_is(lake), progress) as broker:
             yield broker

@@ -1,0 +1,120 @@
+"""`workbench consent`: members' decisions about who may have their sensitive records."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from workbench.cli.broker import operating
+
+LAKE = click.option(
+    "--lake", type=click.Path(path_type=Path), help="Folder of the lake [env: WORKBENCH_LAKE]."
+)
+BATCH = 5_000
+"""Decisions sent at once; a file is all or nothing within each."""
+
+
+@click.group()
+def consent() -> None:
+    """Give, revoke, list and import members' consents."""
+
+
+@consent.command(
+    epilog="""\b
+Example:
+  workbench consent give 90000012A --recipient sierra-vista --scope part2 --source form-2026-118
+"""
+)
+@click.argument("member")
+@click.option("--recipient", required=True, help="The organisation that may have the records.")
+@click.option("--scope", default="all", show_default=True, help="A sensitive category, or all of them.")
+@click.option("--source", required=True, help="Reference of the signed form.")
+@click.option("--from", "start", metavar="DATE", help="First day; today where this is missing.")
+@click.option("--until", metavar="DATE", help="Last day; until revoked where this is missing.")
+@LAKE
+def give(
+    member: str, recipient: str, scope: str, source: str, start: str | None, until: str | None, lake: Path | None,
+) -> None:  # fmt: skip
+    """Write down that a member consents."""
+    said = {"member_id": member, "recipient": recipient, "scope": scope, "source": source}
+    _send(lake, [{**said, "from": start, "until": until}])
+
+
+@consent.command(
+    epilog="""\b
+Example:
+  workbench consent revoke 90000012A --recipient sierra-vista --source letter-2026-07-01
+"""
+)
+@click.argument("member")
+@click.option("--recipient", required=True, help="The organisation that may not have the records any more.")
+@click.option("--scope", default="all", show_default=True, help="A sensitive category, or all of them.")
+@click.option("--source", required=True, help="Reference of the revocation.")
+@LAKE
+def revoke(member: str, recipient: str, scope: str, source: str, lake: Path | None) -> None:
+    """Write down that a member consents no more. Answers that rest on the consent are cut at once."""
+    said = {"member_id": member, "recipient": recipient, "scope": scope, "source": source}
+    _send(lake, [{**said, "revoked": "yes"}])
+
+
+@consent.command(
+    "import",
+    epilog="""\b
+Example:
+  workbench consent import decisions.csv
+""",
+)
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@LAKE
+def import_(file: Path, lake: Path | None) -> None:
+    """Read decisions from a CSV file: member_id, recipient, scope, from, until, revoked, decided_at, source."""
+    from workbench.broker.consent import read_decisions
+
+    read = read_decisions(file)
+    _send(lake, [decision.said() for decision in read])
+
+
+@consent.command(
+    "list",
+    epilog="""\b
+Example:
+  workbench consent list --recipient sierra-vista
+""",
+)
+@click.option("--member", help="Of one member only.")
+@click.option("--recipient", help="About one recipient only.")
+@LAKE
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def list_(member: str | None, recipient: str | None, lake: Path | None, as_json: bool) -> None:
+    """List the decisions, the oldest first, and which of them count."""
+    asked = urlencode({k: v for k, v in (("member", member), ("recipient", recipient)) if v})
+    with operating(lake, quiet=True) as broker:
+        found: list[dict[str, Any]] = broker.ask("GET", f"/consents?{asked}")["consents"]
+    if as_json:
+        click.echo(json.dumps(found))
+        return
+    grid = Table(show_edge=False, header_style="bold")
+    names = ("member_id", "recipient", "scope", "from", "until", "revoked", "counts", "decided_at", "source")
+    for name in names:
+        grid.add_column(name, overflow="fold")
+    for one in found:
+        shown = {**one, "revoked": _yes(one["revoked"]), "counts": _yes(one["counts"])}
+        grid.add_row(*(str(shown[name] or "") for name in names))
+    Console().print(grid)
+
+
+def _yes(value: bool) -> str:
+    return "yes" if value else "no"
+
+
+def _send(lake: Path | None, decisions: list[dict[str, Any]]) -> None:
+    with operating(lake, quiet=True) as broker:
+        for first in range(0, len(decisions), BATCH):
+            broker.ask("POST", "/consents", {"decisions": decisions[first : first + BATCH]})
+    click.echo(f"{len(decisions)} decision{'' if len(decisions) == 1 else 's'} written down.")

@@ -1,0 +1,161 @@
+"""`workbench slice`: what slices there are, what they hold and cost; build one ahead, evict one."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from workbench.cli.broker import operating, where_is
+
+LAKE = click.option(
+    "--lake", type=click.Path(path_type=Path), help="Folder of the lake [env: WORKBENCH_LAKE]."
+)
+
+
+@click.group("slice")
+def slice_() -> None:
+    """Build, list, show and evict slices."""
+
+
+@slice_.command(
+    "build",
+    epilog="""\b
+Example:
+  workbench slice build --grant demo-analyst --grant demo-research-sh
+""",
+)
+@click.option("--grant", "grants", multiple=True, required=True, help="A grant; may stand several times.")
+@click.option("--release", help="A release of the lake; the latest where this is missing.")
+@LAKE
+@click.option("--json", "as_json", is_flag=True, help="Print the manifests as JSON.")
+def build(grants: tuple[str, ...], release: str | None, lake: Path | None, as_json: bool) -> None:
+    """Build the slice of a grant, if it is not there (of an aggregate grant: its tabulation base)."""
+    from workbench.broker.budget import cost_table
+
+    built = []
+    with operating(lake, quiet=as_json) as broker:
+        for grant in grants:
+            answer = broker.ask("POST", "/slices", {"grant": grant, "release": release})
+            built.append(answer["slice"])
+    entries = {entry.slice.id: entry.shown() for entry in cost_table(where_is(lake).lake)}
+    _show_slices([entries[id] for id in built if id in entries], as_json)
+
+
+@slice_.command(
+    "list",
+    epilog="""\b
+Example:
+  workbench slice list --json
+""",
+)
+@LAKE
+@click.option("--json", "as_json", is_flag=True, help="Print manifests and costs as JSON.")
+def list_(lake: Path | None, as_json: bool) -> None:
+    """List the slices of the lake with what they cost, the oldest first.
+
+    "alone" is what an eviction would give back: slices that differ in a few consents share their other files.
+    """
+    from workbench.broker.budget import cost_table
+
+    _show_slices([entry.shown() for entry in cost_table(where_is(lake).lake)], as_json)
+
+
+@slice_.command(
+    epilog="""\b
+Example:
+  workbench slice show 3f0c…
+"""
+)
+@click.argument("id")
+@LAKE
+@click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON.")
+def show(id: str, lake: Path | None, as_json: bool) -> None:
+    """Show what one slice holds and what was removed from it, and why."""
+    from workbench.broker.slices import open_slice
+
+    found = open_slice(where_is(lake).lake, id)
+    if as_json:
+        click.echo(json.dumps({"id": found.id, **found.manifest}))
+        return
+    console = Console()
+    about = found.manifest
+    console.print(
+        f"[bold]{found.id}[/bold] {about.get('kind', '')} · {about.get('grant', '')} · {about.get('level', '')}"
+    )
+    console.print(f"release {about['release']} · fitness {json.dumps(about.get('fitness', {}))}", style="dim")
+    grid = Table(show_edge=False, header_style="bold")
+    for name in ("table", "rows in", "removed", "computed anew", "rows", "columns", "dropped"):
+        grid.add_column(name, justify="left" if name in ("table", "removed") else "right")
+    for name, entry in about["tables"].items():
+        removed = entry.get("removed") or {}
+        why = ", ".join(f"{reason} {count:,}" for reason, count in removed.items()) or "–"
+        grid.add_row(
+            name,
+            f"{entry.get('rows_in', 0):,}",
+            why,
+            f"{entry.get('recomputed', 0):,}",
+            f"{entry.get('rows', 0):,}",
+            f"{len(entry.get('columns') or ())}",
+            f"{len(entry.get('dropped') or ())}",
+        )
+    console.print(grid)
+    if risk := about.get("equivalence_classes"):
+        _show_risk(console, risk)
+
+
+@slice_.command(
+    epilog="""\b
+Example:
+  workbench slice evict 3f0c…
+"""
+)
+@click.argument("id")
+@LAKE
+def evict(id: str, lake: Path | None) -> None:
+    """Take a slice out of the lake; it is built again when somebody asks for it."""
+    with operating(lake, quiet=True) as broker:
+        broker.ask("DELETE", f"/slices/{id}")
+    click.echo(f"Evicted {id}.")
+
+
+def _show_risk(console: Console, risk: dict[str, Any]) -> None:
+    """The re-identification risk figure: how large the groups are that share all quasi-identifiers."""
+    sizes = ", ".join(f"{float(q):.0%} {n:,}" for q, n in risk.get("quantiles", {}).items())
+    console.print(
+        f"Re-identification: {risk['classes']:,} classes by {', '.join(risk['quasi_identifiers'])}. "
+        f"Smallest {risk['smallest']:,}; {risk['members_alone']:,} members are alone in theirs; "
+        f"{risk.get('share_below_11', 0):.1%} of members are in classes of fewer than 11."
+    )
+    if sizes:
+        console.print(f"A member's class, by share of members: {sizes}.", style="dim")
+
+
+def _show_slices(found: list[dict[str, Any]], as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps([{"id": one["id"], **one["manifest"], "cost": one["cost"]} for one in found]))
+        return
+    grid = Table(show_edge=False, header_style="bold")
+    numbers = ("rows", "MB", "alone MB", "built in s", "anew s")
+    for name in ("slice", "kind", "grant", "level", "release", *numbers, "last used"):
+        grid.add_column(name, justify="right" if name in numbers else "left", overflow="fold")
+    for one in found:
+        cost, about = one["cost"], one["manifest"]
+        words = [str(about.get(name, "")) for name in ("kind", "grant", "level", "release")]
+        seen = datetime.fromtimestamp(cost["last_used"], UTC).strftime("%Y-%m-%d %H:%M")
+        grid.add_row(
+            one["id"],
+            *words,
+            f"{cost['rows']:,}",
+            f"{cost['bytes'] / 1e6:,.1f}",
+            f"{cost['own_bytes'] / 1e6:,.1f}",
+            f"{cost['build_seconds']:,.1f}",
+            f"{cost['rebuild_seconds']:,.1f}",
+            seen,
+        )
+    Console().print(grid)
