@@ -8,7 +8,7 @@ import time
 
 import duckdb
 
-from benchmarks.harness import Figure, absolute, percentile
+from benchmarks.harness import Figure, absolute, percentile, plain_duckdb
 from benchmarks.world import WHOLE, World, ask
 from workbench.broker.slices import list_slices
 
@@ -25,7 +25,7 @@ def run(where: World) -> list[Figure]:
     with where.broker() as site:
         ask(site.seat(WHOLE), "GET", f"/members/{drawn[0]}/record")
     ours, plain = [], []
-    with where.broker() as site, duckdb.connect() as bare:
+    with where.broker() as site, plain_duckdb() as bare:
         seat = site.seat(WHOLE)
         stores = [s for s in list_slices(where.lake) if s.manifest["kind"] == "record"]
         parts = [str(part) for part in stores[-1].parts("record")]

@@ -13,7 +13,7 @@ from functools import partial
 import duckdb
 import pyarrow as pa
 
-from benchmarks.harness import Figure, absolute, against, in_turns
+from benchmarks.harness import Figure, absolute, against, in_turns, plain_duckdb
 from benchmarks.world import PLAN, World
 from workbench.broker import gate
 from workbench.broker.slices import Slice, open_slice
@@ -82,7 +82,7 @@ def _ask(engine: Session | duckdb.DuckDBPyConnection, sql: str) -> pa.Table:
 
 def _bare(cut: Slice) -> duckdb.DuckDBPyConnection:
     """An engine with the slice's tables."""
-    con = duckdb.connect()
+    con = plain_duckdb()
     for table in cut.tables():
         con.execute(f"CREATE VIEW {table} AS FROM read_parquet({[str(part) for part in cut.parts(table)]})")
     return con
@@ -90,7 +90,7 @@ def _bare(cut: Slice) -> duckdb.DuckDBPyConnection:
 
 def _semi_joined(release: Release, plan: str, tables: list[str]) -> duckdb.DuckDBPyConnection:
     """An engine with the whole lake behind views that show one plan's members."""
-    con = duckdb.connect()
+    con = plain_duckdb()
     members = (
         f"SELECT member_id FROM {release.relation('attribution')} WHERE relation = 'mcp' AND organisation_id = "
         f"'{plan}' AND DATE '{release.as_of}' BETWEEN start_date AND coalesce(end_date, DATE '9999-12-31')"

@@ -7,9 +7,7 @@ import tempfile
 import time
 from pathlib import Path
 
-import duckdb
-
-from benchmarks.harness import Figure, throughput
+from benchmarks.harness import Figure, plain_duckdb, throughput
 from benchmarks.world import HARBOUR, TENTH, TENTH_LIMITED, World, say
 from workbench.broker.grants import Grant, GrantBook
 from workbench.broker.slices import Slice, ensure
@@ -65,7 +63,7 @@ def _copy(release: Release, grant: Grant, built: Slice, folder: Path) -> tuple[f
     folder.mkdir()
     rows = 0
     start = time.perf_counter()
-    with duckdb.connect() as con:
+    with plain_duckdb() as con:
         con.execute(f"CREATE TABLE mine AS {_members(release, grant)}")
         for table in built.tables():
             mine = (

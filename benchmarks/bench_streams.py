@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import time
 
-import duckdb
-
-from benchmarks.harness import Figure, against, in_turns, memory
+from benchmarks.harness import Figure, against, in_turns, memory, plain_duckdb
 from benchmarks.world import WHOLE, World
 from workbench.broker.slices import open_slice
 
@@ -30,7 +28,7 @@ def run(where: World) -> list[Figure]:
     with where.broker() as site:
         session = site.session(WHOLE)
         cut = open_slice(where.lake, session.sql("SELECT 1 AS one").provenance.slice)
-        bare = duckdb.connect()
+        bare = plain_duckdb()
         parts = [str(part) for part in cut.parts("medical_claim_line")]
         bare.execute(f"CREATE VIEW medical_claim_line AS FROM read_parquet({parts})")
         long = f"SELECT {TEN_COLUMNS} FROM medical_claim_line LIMIT {rows}"

@@ -12,6 +12,8 @@ from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
+import duckdb
+
 PROJECT = Path(__file__).resolve().parent.parent
 RESULTS = PROJECT / "benchmarks" / "results"
 PAGE = PROJECT / "docs" / "performance.md"
@@ -44,6 +46,13 @@ class Figure:
     runs: int = 1
     note: str = ""
     samples: dict[str, list[float]] = field(default_factory=dict)
+
+
+def plain_duckdb() -> duckdb.DuckDBPyConnection:
+    """The alternative's engine, as it comes, but for the bar that it would draw over the output."""
+    con = duckdb.connect()
+    con.execute("SET enable_progress_bar = false")
+    return con
 
 
 def in_turns(runs: int, **tasks: Callable[[], object]) -> dict[str, list[float]]:

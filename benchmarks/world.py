@@ -159,7 +159,7 @@ class World:
             process = subprocess.Popen(command, env=env, stdout=sink, stderr=sink)
         try:
             deadline = time.monotonic() + 30
-            while not control.exists():
+            while not _listens(control):
                 if process.poll() is not None or time.monotonic() > deadline:
                     raise RuntimeError("the broker did not start")
                 time.sleep(0.05)
@@ -247,6 +247,11 @@ def ask(seat: Mapping[str, str], method: str, path: str, body: object = None) ->
         if answer.status not in (202, 429):
             raise RuntimeError(f"{path}: {answer.status} {read[:500]!r}")
         time.sleep(float(answer.headers.get("Retry-After") or 1))
+
+
+def _listens(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        return probe.connect_ex(str(path)) == 0
 
 
 def _send(
