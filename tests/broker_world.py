@@ -1,23 +1,33 @@
-"""A broker service over a small made-up release, with the demo's grants, people and plans, for tests."""
+"""A broker service over a small made-up release, with the demo's grants, people and plans, for tests.
+
+As a plugin of the tests it gives a module one world and service, and three servers in it: ana of a plan (identified), rui a researcher (safe harbor), pat of the public (an app, aggregate).
+"""
 
 from __future__ import annotations
 
 import hashlib
 import http.client
 import json
+import os
 import shutil
 import socket
+import subprocess
+import sys
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pytest
 import slice_world
+import sqlalchemy as sa
 import yaml
 
+from workbench.broker.audit import audit_folder, events, verify
 from workbench.broker.hub import LocalDirectory
 from workbench.broker.pool import PoolLimits
 from workbench.broker.service import Service, running
@@ -25,8 +35,10 @@ from workbench.settings import PROJECT, Settings
 
 LIMITS = PoolLimits(workers=4, threads=1, memory_bytes=400 << 20)
 BIG = "SELECT a.*, b.*, c.* FROM diagnosis a, diagnosis b, diagnosis c, diagnosis d"
-"""About half a million rows of the world's analyst."""
+"""Some 80,000 rows of the world's analyst, 1.7 million of its researcher."""
 SLOW = "SELECT count(*) FROM diagnosis a, diagnosis b, diagnosis c, diagnosis d, diagnosis e, diagnosis f WHERE a.claim_id || b.claim_id <> c.claim_id || d.claim_id || e.claim_id"
+
+Connection = socket.socket
 
 
 @dataclass
@@ -64,6 +76,45 @@ class World:
         """The service, in a thread."""
         with running(self.where, LocalDirectory(self.users), limits=LIMITS) as service:
             yield service
+
+    @contextmanager
+    def process(self, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
+        """The service as a process of its own, ready; killed at the end of the block if it still runs."""
+        process = subprocess.Popen(
+            [sys.executable, "-m", "workbench.broker.service"],
+            env={**os.environ, **self.environment(), **environment},
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            until(lambda: process.poll() is not None or self.answers(), 30)
+            assert process.poll() is None, "the service did not start"
+            yield process
+        finally:
+            process.kill()
+            process.wait()
+
+    def answers(self) -> bool:
+        """Whether a broker answers on the control socket."""
+        try:
+            return self.control("GET", "/health").status == 200
+        except OSError:
+            return False
+
+    def log(self, **filters: Any) -> list[dict[str, Any]]:
+        """The audit's events, the oldest first."""
+        engine = sa.create_engine(self.where.database_url)
+        try:
+            return events(engine, limit=100_000, **filters)
+        finally:
+            engine.dispose()
+
+    def tampering(self) -> list[Any]:
+        """What the auditors' verifier finds wrong with the log."""
+        engine = sa.create_engine(self.where.database_url)
+        try:
+            return list(verify(engine, audit_folder(self.where.state)))
+        finally:
+            engine.dispose()
 
     def change_grant(self, name: str, **changes: Any) -> None:
         """Edits a grant's file as people do."""
@@ -123,6 +174,37 @@ class Bound:
         """POST /query."""
         return self.ask("POST", "/query", {"sql": sql})
 
+    def raw(self, data: bytes, seconds: float = 10) -> bytes:
+        """What comes back for these bytes until the broker closes; nothing where it cut the connection."""
+        with socket.socket(socket.AF_UNIX) as near:
+            near.settimeout(seconds)
+            near.connect(str(self.socket))
+            said = b""
+            try:
+                near.sendall(data)
+                while more := near.recv(65536):
+                    said += more
+            except OSError:
+                return said
+            return said
+
+    def posting(self, sql: str) -> Connection:
+        """An open connection on which a query has been sent and nothing read."""
+        body = json.dumps({"sql": sql}).encode()
+        head = f"POST /query HTTP/1.1\r\nHost: b\r\nAuthorization: Bearer {self.token}\r\n"
+        near = socket.socket(socket.AF_UNIX)
+        near.connect(str(self.socket))
+        near.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+        return near
+
+
+def until(what: Callable[[], Any], seconds: float = 5) -> None:
+    """Waits for something to come to pass."""
+    deadline = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < deadline, "it did not come to pass"
+        time.sleep(0.02)
+
 
 def ask(path: Path, method: str, target: str, body: Any = None, **headers: str) -> Reply:
     """One HTTP request over a unix socket."""
@@ -143,3 +225,30 @@ def new_world() -> Iterator[World]:
     with tempfile.TemporaryDirectory(prefix="wb") as folder:
         Path(folder).chmod(0o755)
         yield World(Path(folder))
+
+
+@pytest.fixture(scope="module")
+def world() -> Iterator[World]:
+    with new_world() as world:
+        yield world
+
+
+@pytest.fixture(scope="module")
+def service(world: World) -> Iterator[Service]:
+    with world.serve() as service:
+        yield service
+
+
+@pytest.fixture(scope="module")
+def ana(world: World, service: Service) -> Bound:
+    return world.bind("ana", "demo-analyst", "operations", token="ana's token")
+
+
+@pytest.fixture(scope="module")
+def rui(world: World, service: Service) -> Bound:
+    return world.bind("rui", "demo-research-sh", "research", token="rui's token")
+
+
+@pytest.fixture(scope="module")
+def pat(world: World, service: Service) -> Bound:
+    return world.bind("pat", "demo-public", "program_administration", "app")

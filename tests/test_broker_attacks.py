@@ -5,74 +5,21 @@ from __future__ import annotations
 import json
 import socket
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import sqlalchemy as sa
 from broker_world import SLOW, Bound, World, ask, new_world
 
 from workbench.broker import connection
-from workbench.broker.audit import events
 from workbench.broker.service import Service
 
 pytestmark = pytest.mark.sandbox
-
-
-@pytest.fixture(scope="module")
-def world() -> Iterator[World]:
-    with new_world() as world:
-        yield world
-
-
-@pytest.fixture(scope="module")
-def service(world: World) -> Iterator[Service]:
-    with world.serve() as service:
-        yield service
-
-
-@pytest.fixture(scope="module")
-def ana(world: World, service: Service) -> Bound:
-    return world.bind("ana", "demo-analyst", "operations", token="ana's")
-
-
-@pytest.fixture(scope="module")
-def rui(world: World, service: Service) -> Bound:
-    return world.bind("rui", "demo-research-sh", "research", token="rui's")
-
-
-@pytest.fixture(scope="module")
-def pat(world: World, service: Service) -> Bound:
-    return world.bind("pat", "demo-public", "program_administration", "app")
-
-
-def _raw(who: Bound, data: bytes, seconds: float = 10) -> bytes:
-    """What comes back for these bytes until the broker closes; nothing where it cut the connection."""
-    with socket.socket(socket.AF_UNIX) as near:
-        near.settimeout(seconds)
-        near.connect(str(who.socket))
-        said = b""
-        try:
-            near.sendall(data)
-            while more := near.recv(65536):
-                said += more
-        except OSError:
-            return said
-        return said
 
 
 def _head(who: Bound, target: str = "/whoami", *more: str, token: str | None = None) -> bytes:
     lines = [f"GET {target} HTTP/1.1", "Host: b", "Connection: close", *more]
     lines.append(f"Authorization: Bearer {token or who.token}")
     return ("\r\n".join(lines) + "\r\n\r\n").encode()
-
-
-def _log(world: World) -> list[dict[str, object]]:
-    engine = sa.create_engine(world.where.database_url)
-    try:
-        return events(engine, limit=10_000)
-    finally:
-        engine.dispose()
 
 
 @pytest.mark.parametrize("path", ["/tabulate", "/query"])
@@ -106,7 +53,7 @@ def test_a_request_for_a_table_is_short_plain_and_never_echoed_at_length(
 ) -> None:
     reply = pat.ask("POST", "/tabulate", body)
     assert reply.status == 400 and len(reply.body) < 2000
-    assert all(len(str(event["reason"])) < 2000 for event in _log(world)[-3:])
+    assert all(len(str(event["reason"])) < 2000 for event in world.log()[-3:])
 
 
 @pytest.mark.parametrize(
@@ -117,8 +64,8 @@ def test_a_request_for_a_table_is_short_plain_and_never_echoed_at_length(
     ],
 )
 def test_a_head_without_measure_is_cut_off(ana: Bound, lines: tuple[str, ...]) -> None:
-    assert b"200 OK" not in _raw(ana, _head(ana, "/whoami", *lines))
-    assert b"200 OK" in _raw(ana, _head(ana, "/whoami", "X: " + "y" * 20_000))
+    assert b"200 OK" not in ana.raw(_head(ana, "/whoami", *lines))
+    assert b"200 OK" in ana.raw(_head(ana, "/whoami", "X: " + "y" * 20_000))
 
 
 def test_a_head_without_end_is_cut_off_before_it_fills_memory(ana: Bound) -> None:
@@ -174,22 +121,22 @@ def _ended(near: socket.socket) -> bool:
     ],
 )
 def test_a_smuggled_second_request_is_never_answered(ana: Bound, data: bytes) -> None:
-    said = _raw(ana, data + _head(ana))
+    said = ana.raw(data + _head(ana))
     assert b"200 OK" not in said and said.count(b"HTTP/1.1 ") == 1 and b" 400 " in said
 
 
 def test_the_second_request_of_a_connection_needs_its_own_token(ana: Bound) -> None:
     first = _head(ana).replace(b"Connection: close\r\n", b"")
-    said = _raw(ana, first + b"GET /whoami HTTP/1.1\r\nHost: b\r\nConnection: close\r\n\r\n")
+    said = ana.raw(first + b"GET /whoami HTTP/1.1\r\nHost: b\r\nConnection: close\r\n\r\n")
     assert said.count(b"200 OK") == 1 and said.count(b"401 ") == 1
 
 
 def test_no_header_makes_somebody_else_of_a_caller(ana: Bound, rui: Bound) -> None:
     forged = [f"{n}: rui" for n in ("X-Forwarded-User", "X-Remote-User", "X-Forwarded-Host", "Forwarded")]
-    said = _raw(ana, _head(ana, "/whoami", "X-Workbench-Grant: demo-research-sh", *forged))
+    said = ana.raw(_head(ana, "/whoami", "X-Workbench-Grant: demo-research-sh", *forged))
     assert b'"user":"ana"' in said and b'"grant":"demo-analyst"' in said
     for token in (rui.token, f"{ana.token}, x", f"x {ana.token}", ""):
-        assert b" 401 " in _raw(ana, _head(ana, token=token or " "))
+        assert b" 401 " in ana.raw(_head(ana, token=token or " "))
 
 
 @pytest.mark.parametrize(
@@ -201,7 +148,7 @@ def test_no_header_makes_somebody_else_of_a_caller(ana: Bound, rui: Bound) -> No
     ],
 )  # fmt: skip
 def test_a_path_leads_to_its_own_place_or_nowhere(ana: Bound, target: str) -> None:
-    assert _raw(ana, _head(ana, target)).startswith(b"HTTP/1.1 404 ")
+    assert ana.raw(_head(ana, target)).startswith(b"HTTP/1.1 404 ")
 
 
 def test_a_token_is_worth_nothing_once_its_binding_is_over(world: World, service: Service) -> None:
@@ -277,13 +224,13 @@ def test_memory_bombs_end_alone_and_the_pool_recovers(ana: Bound, rui: Bound) ->
 )
 def test_only_the_listed_events_can_be_told(world: World, service: Service, body: dict[str, object]) -> None:
     assert world.control("POST", "/events", body).json["code"] == "untellable-event"
-    assert not [event for event in _log(world) if str(event["user"]) == "u"]
+    assert not [event for event in world.log() if str(event["user"]) == "u"]
 
 
 def test_a_reading_of_a_report_joins_the_chain(world: World, service: Service) -> None:
     said = {"report": "plan-quality", "grant": "g", "user": "ana", "outcome": "answered", "key": "k-2025"}
     assert world.control("POST", "/events", {"event": "report-viewed", **said}).status == 204
-    last = _log(world)[-1]
+    last = world.log()[-1]
     assert (last["event"], last["user"], last["grant"], last["channel"], last["statement"], last["detail"]) == (
         "report-viewed", "ana", "g", "reports", "report plan-quality", "k-2025",
     )  # fmt: skip
@@ -310,13 +257,8 @@ def test_the_hub_learns_when_a_binding_gives_nothing_any_more() -> None:
 
 def test_a_flood_of_slow_queries_leaves_others_a_worker(ana: Bound, rui: Bound) -> None:
     assert rui.query("SELECT 1").status == 200
-    floods = [socket.socket(socket.AF_UNIX) for _ in range(20)]
-    body = json.dumps({"sql": SLOW})
-    head = f"POST /query HTTP/1.1\r\nHost: b\r\nAuthorization: Bearer {ana.token}\r\n"
+    floods = [ana.posting(SLOW) for _ in range(20)]
     try:
-        for near in floods:
-            near.connect(str(ana.socket))
-            near.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode())
         time.sleep(1)
         started = time.monotonic()
         assert rui.query("SELECT count(*) FROM member").status == 200
@@ -332,6 +274,6 @@ def test_json_bombs_cost_nothing(ana: Bound) -> None:
             f"POST /query HTTP/1.1\r\nHost: b\r\nAuthorization: Bearer {ana.token}\r\nConnection: close\r\n"
         )
         started = time.monotonic()
-        said = _raw(ana, head.encode() + f"Content-Length: {len(body)}\r\n\r\n".encode() + body)
+        said = ana.raw(head.encode() + f"Content-Length: {len(body)}\r\n\r\n".encode() + body)
         assert b" 400 " in said and json.loads(said.split(b"\r\n\r\n", 1)[1])["code"] == "bad-request"
         assert time.monotonic() - started < 2

@@ -5,69 +5,22 @@ from __future__ import annotations
 import http.client
 import json
 import os
-import signal
 import socket
 import stat
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
-from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from broker_world import BIG, SLOW, Bound, World, new_world
+from broker_world import BIG, SLOW, Bound, World, ask, new_world, until
 from gate_slice import statements
 
-from workbench.broker.audit import audit_folder, events, verify
 from workbench.broker.frames import END_OF_STREAM
 from workbench.broker.pool import PoolLimits
 from workbench.broker.service import Service
 
 pytestmark = pytest.mark.sandbox
-
-
-@pytest.fixture(scope="module")
-def world() -> Iterator[World]:
-    with new_world() as world:
-        yield world
-
-
-@pytest.fixture(scope="module")
-def service(world: World) -> Iterator[Service]:
-    with world.serve() as service:
-        yield service
-
-
-@pytest.fixture(scope="module")
-def ana(world: World, service: Service) -> Bound:
-    return world.bind("ana", "demo-analyst", "operations", token="ana's token")
-
-
-@pytest.fixture(scope="module")
-def rui(world: World, service: Service) -> Bound:
-    return world.bind("rui", "demo-research-sh", "research", token="rui's token")
-
-
-@pytest.fixture(scope="module")
-def pat(world: World, service: Service) -> Bound:
-    return world.bind("pat", "demo-public", "program_administration", "app")
-
-
-def _log(world: World, **filters: Any) -> list[dict[str, Any]]:
-    engine = sa.create_engine(world.where.database_url)
-    try:
-        return events(engine, limit=10_000, **filters)
-    finally:
-        engine.dispose()
-
-
-def _until(what: Callable[[], Any], seconds: float = 5) -> None:
-    deadline = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < deadline, "it did not come to pass"
-        time.sleep(0.02)
 
 
 def test_a_server_learns_who_it_is_and_what_it_may_see(ana: Bound, rui: Bound) -> None:
@@ -195,7 +148,7 @@ def test_every_hostile_statement_is_refused_and_no_canary_shows_in_answer_or_log
         said = reply.body.decode("latin-1")
         assert reply.status in (200, 400, 422), (sql, reply.status)
         assert canary not in said and str(world.base) not in said and "/slice" not in said
-    kept = json.dumps(_log(world))
+    kept = json.dumps(world.log())
     assert canary not in kept and str(world.base) not in kept and "Canary0" not in kept
 
 
@@ -205,17 +158,15 @@ def test_a_statement_is_kept_without_its_literals_and_a_refused_one_too(world: W
         "SELECT nothing FROM member WHERE ssn = '900-00-0000'",
     ):
         ana.query(sql)
-    kept = [e["statement"] for e in _log(world, user="ana") if e["statement"] and "ssn" in e["statement"]][
-        -2:
-    ]
+    kept = [e["statement"] for e in world.log(user="ana") if e["statement"] and "ssn" in e["statement"]][-2:]
     assert all("900-00" not in text and "#" in text for text in kept)
 
 
 def test_every_query_is_recorded_as_admitted_and_as_ended(world: World, ana: Bound) -> None:
     reply = ana.query("SELECT sex, count(*) FROM member GROUP BY 1")
     query = reply.headers["X-Query-Id"]
-    _until(lambda: len([e for e in _log(world) if e["query_id"] == query]) == 2)
-    admitted, ended = (e for e in _log(world) if e["query_id"] == query)
+    until(lambda: len([e for e in world.log() if e["query_id"] == query]) == 2)
+    admitted, ended = (e for e in world.log() if e["query_id"] == query)
     assert (admitted["event"], admitted["tables"], admitted["columns"]) == (
         "admitted",
         ["member"],
@@ -251,21 +202,15 @@ def test_the_log_is_for_auditors(world: World, service: Service, ana: Bound) -> 
 def test_a_caller_who_goes_away_ends_the_query_within_a_second(
     world: World, service: Service, ana: Bound, sql: str
 ) -> None:
-    raw = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    raw.connect(str(ana.socket))
-    body = json.dumps({"sql": sql}).encode()
-    raw.sendall(
-        f"POST /query HTTP/1.1\r\nHost: b\r\nAuthorization: Bearer {ana.token}\r\nContent-Length: {len(body)}\r\n\r\n".encode()
-        + body
-    )
-    _until(lambda: world.control("GET", "/health").json["workers"]["busy"])
+    raw = ana.posting(sql)
+    until(lambda: world.control("GET", "/health").json["workers"]["busy"])
     if sql == BIG:
         raw.recv(1000)
     raw.close()
     gone = time.monotonic()
-    _until(lambda: not world.control("GET", "/health").json["workers"]["busy"])
+    until(lambda: not world.control("GET", "/health").json["workers"]["busy"])
     assert time.monotonic() - gone < 2
-    _until(lambda: _log(world, user="ana")[-1]["outcome"] == "cancelled")
+    until(lambda: world.log(user="ana")[-1]["outcome"] == "cancelled")
     assert ana.query("SELECT 1").status == 200
 
 
@@ -339,49 +284,17 @@ def test_a_peer_of_another_uid_is_cut_off_even_if_it_reaches_the_control_socket(
     )
 
 
-def test_mixed_callers_at_once_never_see_another_grants_rows(
-    world: World, ana: Bound, rui: Bound, pat: Bound
-) -> None:
-    mine = set(ana.query("SELECT member_id FROM member").table.column(0).to_pylist())
-    theirs = set(rui.query("SELECT member_id FROM member").table.column(0).to_pylist())
-    wrong: list[Any] = []
-
-    def work(who: Bound, may: set[Any] | None) -> None:
-        for _ in range(6):
-            if may is None:
-                reply = who.ask("POST", "/tabulate", {"table": "members_by_sex", "year": 2025})
-                if reply.status not in (200, 400, 429):
-                    wrong.append(reply.status)
-                continue
-            reply = who.query("SELECT DISTINCT member_id FROM diagnosis")
-            if reply.status == 200 and not set(reply.table.column(0).to_pylist()) <= may:
-                wrong.append("rows")
-            elif reply.status not in (200, 429):
-                wrong.append(reply.status)
-
-    threads = [
-        threading.Thread(target=work, args=args) for args in [(ana, mine), (rui, theirs), (pat, None)] * 4
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert wrong == []
-
-
 def test_a_slice_that_takes_its_time_is_reported_with_progress_and_then_served(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("workbench.broker.shelf.QUICK_BUILD_SECONDS", 0.0)
     with new_world() as world, world.serve():
         who = world.bind("rui", "demo-research-sh", "research")
-        from broker_world import ask
-
         first = ask(who.socket, "POST", "/query", {"sql": "SELECT 1"}, Authorization=f"Bearer {who.token}")
         assert first.status == 202 and first.json["code"] == "slice-building"
         assert 0 <= first.json["progress"]["done"] <= 1 and first.headers["Retry-After"]
         assert who.query("SELECT count(*) FROM member").table.column(0).to_pylist() == [6]
-        assert {"slice-building", "slice-built"} <= {e["event"] for e in _log(world)}
+        assert {"slice-building", "slice-built"} <= {e["event"] for e in world.log()}
 
 
 def test_a_group_taken_away_and_a_grant_that_ended_stop_a_running_server_at_once() -> None:
@@ -403,7 +316,7 @@ def test_a_group_taken_away_and_a_grant_that_ended_stop_a_running_server_at_once
             and reply.json["code"] == "invalid-grants"
             and "surprise" in reply.json["reason"]
         )
-        assert {"refused"} == {e["event"] for e in _log(world)[-4:]}
+        assert {"refused"} == {e["event"] for e in world.log()[-4:]}
 
 
 def test_nothing_is_served_while_the_audit_cannot_be_written() -> None:
@@ -456,9 +369,7 @@ def test_bindings_and_their_folders_live_through_a_restart_and_the_log_stays_who
             assert world.control("DELETE", f"/bindings/{who.id}").status == 204
             assert not who.socket.parent.exists()
             assert world.control("DELETE", f"/bindings/{who.id}").status == 404
-        engine = sa.create_engine(world.where.database_url)
-        assert verify(engine, audit_folder(world.where.state)) == []
-        engine.dispose()
+        assert world.tampering() == []
 
 
 def test_a_server_that_starts_again_gets_a_new_binding_and_its_old_one_ends() -> None:
@@ -470,31 +381,16 @@ def test_a_server_that_starts_again_gets_a_new_binding_and_its_old_one_ends() ->
 
 def test_the_managed_service_starts_by_itself_ends_on_a_signal_and_has_one_writer() -> None:
     with new_world() as world:
-        environment = {**os.environ, **world.environment()}
-        command = [sys.executable, "-m", "workbench.broker.service"]
-        control = world.where.run / "control" / "control.sock"
-        with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE) as first:
-            _until(control.exists, 30)
+        with world.process() as first:
             who = world.bind("ana", "demo-analyst", "operations")
             assert who.query("SELECT count(*) FROM member").status == 200
-            first.send_signal(signal.SIGKILL)
-            first.wait()
-            with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE) as second:
-                _until(lambda: _answers(world), 30)
+            first.kill()
+            with world.process() as second:
                 assert who.query("SELECT count(*) FROM member").status == 200
                 second.terminate()
                 assert second.wait(15) == 0
-        assert not control.exists()
-        engine = sa.create_engine(world.where.database_url)
-        assert verify(engine, audit_folder(world.where.state)) == []
-        engine.dispose()
-
-
-def _answers(world: World) -> bool:
-    try:
-        return world.control("GET", "/health").status == 200
-    except OSError:
-        return False
+        assert not (world.where.run / "control" / "control.sock").exists()
+        assert world.tampering() == []
 
 
 def test_options_for_the_spawn_page_give_each_grant_with_the_reason(world: World, service: Service) -> None:

@@ -16,15 +16,17 @@ from workbench.broker import gate
 from workbench.broker.audit import Audit
 from workbench.broker.auditing import Auditing
 from workbench.broker.bindings import CHANNELS, KINDS, Binding, BindingRefused, Bindings
+from workbench.broker.budget import budget
 from workbench.broker.caller import Answer, Caller, notice_of
+from workbench.broker.consent import Consents
 from workbench.broker.grants import Channel, Decision, Grant, GrantBook, Level
 from workbench.broker.hub import Directory
-from workbench.broker.meter import Meter
+from workbench.broker.meter import Meter, without_end
 from workbench.broker.pool import Pool, PoolLimits
 from workbench.broker.reading import Reading, Statement
-from workbench.broker.said import report_event, who, why
+from workbench.broker.said import BROKER_ENDED, report_event, why
 from workbench.broker.shelf import Ready, Shelf, SliceBuilding, SliceKind
-from workbench.broker.slices import Slice, slice_id
+from workbench.broker.slices import Slice
 from workbench.broker.state import State
 from workbench.broker.tabulate import check_spec
 from workbench.broker.vault import Vault
@@ -65,17 +67,28 @@ class Broker:
     def __init__(self, settings: Settings, directory: Directory, *, limits: PoolLimits | None = None):
         if not insecure():
             available()
+        may_take = budget()
         self.settings = settings
         self.directory = directory
         self.state = State(settings.database_url, settings.state)
         self.audit = Audit(self.state)
         self.auditing = Auditing(self.audit, self.state.engine, settings.lake, settings.state)
+        for said in without_end(self.state.engine):
+            self.audit.submit("ended", **said, **BROKER_ENDED)
         self.vault = Vault(self.state)
         self.bindings = Bindings(self.state)
         self.pool = Pool(limits)
         self.meter = Meter(self.state.engine)
         self._book: tuple[object, GrantBook] | None = None
-        self.shelf = Shelf(settings.lake, self.vault, self.record)
+        self.consents = Consents(self.state)
+        self.shelf = Shelf(
+            settings.lake,
+            self.vault,
+            self.record,
+            consents=self.consents,
+            workers=self.pool,
+            budget=may_take,
+        )
         self._releases: dict[str, Release] = {}
         self._admitted: OrderedDict[tuple[str, str], gate.Admitted] = OrderedDict()
         self._queries: OrderedDict[str, dict[str, Any]] = OrderedDict()
@@ -222,7 +235,7 @@ class Broker:
                 "synthetic": release.synthetic,
             }
             kind: SliceKind = "tabulation" if grant.level == Level.AGGREGATE else "slice"
-            about["slice"] = slice_id(release, grant, kind)
+            about["slice"] = self.shelf.id_of(release, grant, kind)
             with contextlib.suppress(SliceBuilding, WorkbenchError):
                 ready = await self.shelf.take(release, grant, kind, patience=0.0)
                 about["fitness"] = ready.slice.fitness
@@ -258,13 +271,13 @@ class Broker:
             raise WorkbenchError("There is no such query of yours.", code="unknown-query", http_status=404)
         return {"query": query, **{name: value for name, value in state.items() if name != "user"}}
 
-    async def require_auditor(self, caller: Caller) -> None:
+    async def require_auditor(self, user: str, groups: Collection[str], channel: str) -> None:
         """Raises NotAnAuditor where the caller is none, and writes that down."""
-        if AUDITORS not in (caller.groups or ()):
+        if AUDITORS not in groups:
             refusal = NotAnAuditor(
                 "The audit log is for auditors.", hint=f"The group {AUDITORS} gives access."
             )
-            await self.record("audit-refused", **who(caller), **why(refusal))
+            await self.record("audit-refused", user=user, channel=channel, **why(refusal))
             raise refusal
 
     async def bind(

@@ -4,12 +4,27 @@ from __future__ import annotations
 
 from collections import Counter
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import sqlalchemy as sa
 
 from workbench.broker.audit_chain import audit_event
 from workbench.broker.grants import Grant
 from workbench.errors import WorkbenchError
+
+LONGEST_READ = timedelta(days=1)
+"""No read lasts so long: a grant gives a query an hour at most."""
+_OF_A_READ = (
+    "query_id",
+    "user",
+    "grant",
+    "purpose",
+    "channel",
+    "server",
+    "release",
+    "slice",
+    "subject",
+)
 
 
 class DayLimitReached(WorkbenchError):
@@ -79,6 +94,22 @@ class Meter:
             with self._engine.connect() as connection:
                 for grant, rows, sent in connection.execute(query):
                     self._rows[grant], self._bytes[grant] = int(rows or 0), int(sent or 0)
+
+
+def without_end(engine: sa.Engine) -> list[dict[str, Any]]:
+    """Reads that were admitted and whose end nobody wrote, because the broker was killed: what the log says of them."""
+    column = audit_event.c
+    last = sa.select(sa.func.max(column.at))
+    with engine.connect() as connection:
+        newest = connection.execute(last).scalar()
+        if newest is None:
+            return []
+        since = (datetime.fromisoformat(newest) - LONGEST_READ).isoformat()
+        ended = sa.select(column.query_id).where(column.event == "ended", column.at >= since)
+        query = sa.select(*(column[name] for name in _OF_A_READ)).where(
+            column.event == "admitted", column.at >= since, column.query_id.not_in(ended)
+        )
+        return [dict(row._mapping) for row in connection.execute(query)]
 
 
 def _today() -> str:

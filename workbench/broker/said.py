@@ -10,11 +10,10 @@ from typing import Any
 from workbench.broker.caller import Caller
 from workbench.errors import WorkbenchError
 
-REPORT_EVENTS = frozenset({"report-viewed", "report-refused", "report-ran", "audit-refused"})
+REPORT_EVENTS = frozenset({"report-viewed", "report-refused", "report-ran"})
 """The events that a service of this site may add to the chain. Decisions and reads of the broker are its own, and so
-are readings of the log: it records them as it answers. `audit-refused` is a page of the log that was not shown."""
-_NEEDED = ("report", "user", "outcome")
-_WITHOUT_GRANT = frozenset({"audit-refused"})
+are looks into the log, on a page or elsewhere: the broker records them as it answers."""
+_NEEDED = ("report", "grant", "user", "outcome")
 _LONGEST = {"report": 128, "grant": 128, "user": 128, "outcome": 32, "key": 256, "code": 64}
 """Characters of a field, as the log's columns take them."""
 
@@ -33,12 +32,11 @@ def report_event(body: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
             "There is no such event to tell.", hint=f"It can be: {', '.join(sorted(REPORT_EVENTS))}."
         )
     unknown = set(body) - {"event", *_LONGEST}
-    needed = _NEEDED if event in _WITHOUT_GRANT else (*_NEEDED, "grant")
-    missing = [name for name in needed if not body.get(name)]
+    missing = [name for name in _NEEDED if not body.get(name)]
     if unknown or missing:
         raise UntellableEvent(
             "The event says too much or too little.",
-            hint=f"It says event, {', '.join(needed)}; key and code may be.",
+            hint=f"It says event, {', '.join(_NEEDED)}; key and code may be.",
         )
     for name, longest in _LONGEST.items():
         value = body.get(name, "")
@@ -46,7 +44,7 @@ def report_event(body: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
             raise UntellableEvent(f"The event's {name!r} is no short text.")
     return event, {
         "user": body["user"],
-        "grant": body.get("grant") or None,
+        "grant": body["grant"],
         "channel": "reports",
         "statement": f"report {body['report']}",
         "detail": body.get("key") or None,
