@@ -20,7 +20,7 @@ from workbench.broker.grants import GrantBook
 from workbench.broker.law import NOTICE_2_32, UnsourcedCategory, laws, refuse_unsourced, tables
 from workbench.broker.law.situations import reach
 from workbench.broker.law.truth import InvalidTruth, MemberRow, run_folder, run_law
-from workbench.cli.policy import policy
+from workbench.cli.policy import USERS, policy
 from workbench.deid.levels import Level
 from workbench.lake.release import Release
 from workbench.schema import sensitive
@@ -250,7 +250,7 @@ def test_every_shipped_grant_with_a_person_behind_it_has_rows_in_the_truth_table
 
 
 def test_the_truth_tables_beside_the_shipped_grants_hold_on_slices_that_are_built() -> None:
-    outcomes = run_folder(GRANTS)
+    outcomes = run_folder(GRANTS, USERS)
     assert [failure for outcome in outcomes for failure in outcome.failures] == []
     assert sum(outcome.rows for outcome in outcomes) >= 100
 
@@ -268,6 +268,8 @@ def test_a_wrong_row_is_told_with_what_is_and_what_should_be(tmp_path: Path) -> 
         "about": "Wrong on purpose.",
         "access": [
             {"case": "a stranger", "grant": "demo-analyst", "groups": ["stakeholders"], "answer": "allowed"},
+            {"case": "ana", "user": "ana", "grant": "demo-analyst", "answer": "wrong-group"},
+            {"case": "nobody", "user": "nobody", "grant": "demo-analyst", "answer": "unknown-user"},
             {"case": "a name", "grant": "demo-analyst", "column": "member.ssn", "answer": "no"},
         ],
         "members": [
@@ -283,6 +285,8 @@ def test_a_wrong_row_is_told_with_what_is_and_what_should_be(tmp_path: Path) -> 
     result = CliRunner().invoke(policy, ["test", "--grants", str(tmp_path)])
     assert result.exit_code == 1
     assert "a stranger: is wrong-group, should be allowed" in result.output
+    assert "ana: is allowed, should be wrong-group" in result.output
+    assert "nobody:" not in result.output
     assert "a name: is yes, should be no" in result.output
     assert "somebody else's member: is nothing, should be claim" in result.output
 
@@ -312,7 +316,7 @@ def test_a_truth_table_that_cannot_be_read_is_refused_by_file(tmp_path: Path, te
     (tmp_path / "organisations.yaml").write_text((GRANTS / "organisations.yaml").read_text())
     (tmp_path / "truth" / "odd.yaml").write_text(text)
     with pytest.raises(InvalidTruth) as caught:
-        run_folder(tmp_path)
+        run_folder(tmp_path, USERS)
     assert "odd.yaml" in caught.value.reason
 
 

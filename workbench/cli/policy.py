@@ -18,6 +18,7 @@ from workbench.broker.explained import category_fate, column_fate, column_named,
 from workbench.broker.grants import Decision, Grant, GrantBook, InvalidGrants, grant_schema
 from workbench.broker.law import allowing, unsourced
 from workbench.broker.law.truth import run_tables
+from workbench.cli.policy_data import diff, explain_member
 from workbench.deid.levels import NOT_SERVED, Level, uncovered
 from workbench.schema import Column, Table, dictionary
 from workbench.schema.sensitive import CATEGORIES, Category
@@ -30,6 +31,12 @@ _grants = click.option(
     "folder",
     type=click.Path(path_type=Path),
     help="Folder of grant YAML files (default: WORKBENCH_GRANTS).",
+)
+_users = click.option(
+    "--users",
+    type=click.Path(path_type=Path, exists=True),
+    default=USERS,
+    help="The directory of people and their groups.",
 )
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
@@ -89,16 +96,17 @@ def check(folder: Path | None, as_json: bool) -> None:
 
 
 @policy.command(epilog="Example:\n\n  workbench policy test")
+@_users
 @_grants
 @_json
-def test(folder: Path | None, as_json: bool) -> None:
+def test(users: Path, folder: Path | None, as_json: bool) -> None:
     """Run the truth tables: those of the five laws, and those beside the grants (`truth/*.yaml` of their folder).
 
     A row of a law is a grant that the law allows or refuses, tried on the model that reads the files. A row beside the
     grants says who gets what of a grant, or which records of a made-up member are in its slice, which is then built.
     Exit code 1 when a row is not answered as it says.
     """
-    tables = run_tables(folder or settings().grants)
+    tables = run_tables(folder or settings().grants, users)
     wrong = [failure for table in tables for failure in table.failures]
     if as_json:
         found = [{"table": t.name, "title": t.title, "rows": t.rows, "failures": t.failures} for t in tables]
@@ -120,20 +128,29 @@ def test(folder: Path | None, as_json: bool) -> None:
 @click.option("--grant", "name", help="Only this grant.")
 @click.option("--column", help="What becomes of one column, as TABLE.COLUMN.")
 @click.option(
-    "--users",
-    type=click.Path(path_type=Path, exists=True),
-    default=USERS,
-    help="The directory of people and their groups.",
+    "--member",
+    metavar="ID",
+    help="What USER sees of this member, and why not: the broker is asked, with its own grants and people; recorded.",
 )
+@click.option("--release", help="With --member: a release of the lake; the latest where this is missing.")
+@_users
 @_grants
 @_json
 def explain(
-    user: str, name: str | None, column: str | None, users: Path, folder: Path | None, as_json: bool
-) -> None:
+    user: str, name: str | None, column: str | None, member: str | None, release: str | None,
+    users: Path, folder: Path | None, as_json: bool,
+) -> None:  # fmt: skip
     """What may USER see and why, and why not: names the missing grant and who can give it.
 
     Grants of other groups are told in one line for each file; `--grant` explains one of them in full.
     """
+    if member is not None:
+        if folder is not None or column is not None:
+            raise click.UsageError(
+                "--member asks the broker, with its own grants: not with --grants or --column."
+            )
+        explain_member(user, member, grant=name, release=release, as_json=as_json)
+        return
     groups = FileDirectory(users).groups(user)
     book = GrantBook.load(folder or settings().grants)
     asked = column_named(column) if column else None
@@ -163,6 +180,9 @@ def explain(
             click.echo(f"\n{title}:")
             for family in found[key]:
                 click.echo(f"  {_family_in_words(family)}")
+
+
+policy.add_command(diff)
 
 
 @policy.command(epilog="Example:\n\n  workbench policy schema > grant.schema.json")

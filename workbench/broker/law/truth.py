@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from workbench.broker.directory import FileDirectory, UnknownUser
 from workbench.broker.explained import UnknownColumn, category_fate, column_fate, column_named
 from workbench.broker.grants import Grant, GrantBook, GrantRefused, InvalidGrants
 from workbench.broker.law.tables import Law, laws, refusing
@@ -53,6 +54,7 @@ class AccessRow(_Model):
 
     case: str
     grant: str
+    user: str | None = None
     groups: tuple[str, ...] = ()
     day: date = TODAY
     purpose: str | None = None
@@ -63,8 +65,10 @@ class AccessRow(_Model):
 
     @model_validator(mode="after")
     def _asks_of_one_thing(self) -> AccessRow:
-        if (self.column or self.category) and (self.purpose or self.channel or self.groups):
-            raise ValueError("a row about a column or a category names neither groups, purpose nor channel")
+        if (self.column or self.category) and (self.purpose or self.channel or self.groups or self.user):
+            raise ValueError("a row about a column or a category names no user, groups, purpose or channel")
+        if self.user and self.groups:
+            raise ValueError("a user's groups are those of the directory: name one of user and groups")
         return self
 
 
@@ -116,9 +120,9 @@ class TruthTable(_Model):
     members: tuple[MemberRow, ...] = ()
 
 
-def run_tables(folder: Path) -> list[Outcome]:
-    """Every table with its failures. Raises `InvalidGrants`, `InvalidTruth`."""
-    return [*map(run_law, laws().values()), *run_folder(folder)]
+def run_tables(folder: Path, users: Path) -> list[Outcome]:
+    """Every table with its failures; `users` is the directory of rows about a user. Raises `InvalidGrants`, `InvalidTruth`."""
+    return [*map(run_law, laws().values()), *run_folder(folder, users)]
 
 
 def run_law(law: Law) -> Outcome:
@@ -147,18 +151,18 @@ def run_law(law: Law) -> Outcome:
     return Outcome(f"law/{law.name}", title, sum(len(row.examples) for row in law.rows), tuple(failures))
 
 
-def run_folder(folder: Path) -> list[Outcome]:
+def run_folder(folder: Path, users: Path) -> list[Outcome]:
     """The tables beside the grants of a folder; none where it has none."""
     files = sorted((folder / FOLDER).glob("*.yaml"))
     if not files:
         return []
-    book = GrantBook.load(folder)
+    book, directory = GrantBook.load(folder), FileDirectory(users)
     tables = {file: read_table(file) for file in files}
     situations = [row for table in tables.values() for row in table.members]
     reached = dict(zip(map(id, situations), _reach(book, situations), strict=True))
     outcomes = []
     for file, table in tables.items():
-        failures = [_asked(book, row) for row in table.access]
+        failures = [_differs(row.case, row.answer, _answer(book, directory, row)) for row in table.access]
         failures += [_differs(row.case, row.answer, reached[id(row)]) for row in table.members]
         rows = len(table.access) + len(table.members)
         outcomes.append(Outcome(f"{FOLDER}/{file.name}", table.about, rows, tuple(filter(None, failures))))
@@ -178,18 +182,15 @@ def read_table(file: Path) -> TruthTable:
         raise InvalidTruth(f"{file.name} cannot be read as YAML.") from None
 
 
-def _asked(book: GrantBook, row: AccessRow) -> str | None:
-    return _differs(row.case, row.answer, _answer(book, row))
-
-
-def _answer(book: GrantBook, row: AccessRow) -> str:
+def _answer(book: GrantBook, directory: FileDirectory, row: AccessRow) -> str:
     try:
         if row.column:
             return column_fate(book.get(row.grant), *column_named(row.column))["seen"]
         if row.category:
             return category_fate(book.get(row.grant), row.category)["handling"]
-        book.require(row.grant, row.groups, row.day, purpose=row.purpose, channel=row.channel)
-    except (GrantRefused, UnknownColumn) as refusal:
+        groups = directory.groups(row.user) if row.user else row.groups
+        book.require(row.grant, groups, row.day, purpose=row.purpose, channel=row.channel)
+    except (GrantRefused, UnknownColumn, UnknownUser) as refusal:
         return refusal.code
     return "allowed"
 
