@@ -19,6 +19,7 @@ from broker_world import World, new_world
 from workbench.broker import who_saw as who_saw_module
 from workbench.broker.audit import Audit, events
 from workbench.broker.published_slice import members_file
+from workbench.broker.said import BROKER_ENDED
 from workbench.broker.state import State
 from workbench.broker.vault import Vault
 from workbench.broker.who_saw import Sighting, who_saw
@@ -138,7 +139,9 @@ def test_a_member_is_found_under_the_tokens_of_every_agreement(log: Log, namespa
         ({"rows": 58, "members": 0}, "without their ids: it cannot be told whose"),
         ({"rows": 58, "members": 4}, "whose list of members is not in the log"),
         ({"rows": 9, "capped": True}, "more members than the log keeps"),
+        ({"rows": 0, "bytes": 70_000, "outcome": "cancelled"}, "answer that broke off"),
         ({"end": False}, "how that ended is not in the log"),
+        ({"rows": None, **BROKER_ENDED}, "how that ended is not in the log"),
         ({"channel": "feed", "tables": ["diagnosis"], "rows": 9}, "Took a whole table"),
     ],
 )

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 Reader = Callable[[Request], Awaitable[tuple[str, str]]]
 """Who reads, and on which channel; raises where this caller is no auditor."""
+PAGE = "reports"
+"""The channel of the auditors' page."""
 MOST_EVENTS = 100_000
 _READER = re.compile(r"[\w:@.+-]{1,128}")
 
@@ -59,10 +61,11 @@ def control_audit_routes(broker: Broker) -> list[Route]:
     auditing = broker.auditing
 
     async def reader(request: Request) -> tuple[str, str]:
-        """The auditor in whose name the page asks, or the operator."""
+        """The auditor in whose name the page asks, or the operator. Raises NotAnAuditor by what the Hub says now."""
         auditor = request.query_params.get("auditor", "")
         if auditor:
-            return _name(auditor), "reports"
+            await broker.require_auditor(_name(auditor), await broker.directory.groups(auditor), PAGE)
+            return auditor, PAGE
         return f"operator:{_name(request.query_params.get('operator', 'local'))}", "operator"
 
     async def prune(request: Request) -> Response:

@@ -69,7 +69,7 @@ def public_app(broker: Broker, glass: BreakGlass) -> Starlette:
 
     async def auditor(request: Request) -> tuple[str, str]:
         caller = await caller_of(request)
-        await broker.require_auditor(caller)
+        await broker.require_auditor(caller.user, caller.groups or (), caller.channel)
         return caller.user, caller.channel
 
     app = Starlette(

@@ -25,6 +25,7 @@ import sqlalchemy as sa
 from workbench.broker.audit_chain import audit_event, readable
 from workbench.broker.audit_marks import CAPPED, Marks, Wanted
 from workbench.broker.published_slice import Slice, UnknownSlice, members_file, open_slice
+from workbench.broker.said import BROKER_ENDED
 from workbench.broker.vault import parts
 from workbench.schema import IdentifierClass, dictionary
 
@@ -36,7 +37,7 @@ RUN_OF_A_REPORT = "report"
 SHOWN_EVENTS = 20
 """Numbers of events that a line carries; the rest are counted."""
 _READ = ("seq", "at", "event", "query_id", "user", "grant", "purpose", "channel", "slice", "statement", "tables",
-         "rows", "outcome", "members", "subject", "returned")  # fmt: skip
+         "rows", "bytes", "outcome", "code", "members", "subject", "returned")  # fmt: skip
 
 
 class Grade(IntEnum):
@@ -126,7 +127,10 @@ def _reads(
                 )
             continue
         admission = running.pop(query, None) if kind == "ended" else None
-        found = _ended(event, admission, wanted, slices) if admission else _alone(event, wanted)
+        if admission and event["code"] == BROKER_ENDED["code"]:
+            found = _cut_short(admission, wanted, slices)
+        else:
+            found = _ended(event, admission, wanted, slices) if admission else _alone(event, wanted)
         if found is not None:
             if admission and event["channel"] == RUN_OF_A_REPORT:
                 earlier = reports.get(event["grant"])
@@ -191,6 +195,11 @@ def _ended(
 
 def _inside_the_slice(event: Mapping[str, Any], tables: frozenset[str], rows: int) -> tuple[Grade, str]:
     """The member was in the slice and is not known to have been in the answer."""
+    if event["outcome"] != "answered" and event["bytes"]:
+        return (
+            Grade.MAY,
+            "Got the beginning of an answer that broke off: it cannot be told whose rows had left.",
+        )
     if event["channel"] == BULK and rows and MEMBER in tables:
         return Grade.RETURNED, "Took the whole table of members of a slice with this member in it."
     if event["channel"] == BULK and rows:
