@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from datetime import date
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from workbench.lake.release import Release, open_release
@@ -26,8 +28,12 @@ def write(
     release_id: str = RELEASE_ID,
     as_of: str = "2026-01-31",
     complete_through: str = "2025-12-31",
+    cut_at: Sequence[str] = (),
 ) -> Release:
-    """Writes the tables (the others empty) as a release of the lake. Columns that a row lacks are empty."""
+    """Writes the tables (the others empty) as a release of the lake. Columns that a row lacks are empty.
+
+    `cut_at`: tables of members get a new part at each of these members.
+    """
     folder = lake / "releases" / release_id
     entries = {}
     for name, spec in dictionary().items():
@@ -40,10 +46,13 @@ def write(
             table = pa.Table.from_pylist(
                 [dict.fromkeys(spec.columns) | dict(row) for row in rows], spec.arrow_schema
             )
-        path = Path("tables") / name / "part-000.parquet"
-        (folder / path).parent.mkdir(parents=True)
-        pq.write_table(table, folder / path, compression="zstd")
-        entries[name] = {"rows": table.num_rows, "parts": [{"file": path.as_posix(), "rows": table.num_rows}]}
+        (folder / "tables" / name).mkdir(parents=True)
+        parts = []
+        for number, part in enumerate(_parts(table, cut_at if spec.has_member else ())):
+            path = Path("tables") / name / f"part-{number:03d}.parquet"
+            pq.write_table(part, folder / path, compression="zstd")
+            parts.append({"file": path.as_posix(), "rows": part.num_rows})
+        entries[name] = {"rows": table.num_rows, "parts": parts}
     manifest = {
         "id": release_id,
         "as_of": as_of,
@@ -54,6 +63,16 @@ def write(
     }
     (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
     return open_release(lake, release_id)
+
+
+def _parts(table: pa.Table, cut_at: Sequence[str]) -> list[pa.Table]:
+    edges = ["", *cut_at, "\uffff"]
+    if len(edges) == 2:
+        return [table]
+    ids = table["member_id"]
+    return [
+        table.filter(pc.and_(pc.greater_equal(ids, low), pc.less(ids, high))) for low, high in pairwise(edges)
+    ]
 
 
 def day(text: str) -> date:

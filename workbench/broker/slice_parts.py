@@ -81,7 +81,7 @@ def writing(
         cursors.append(own.con)
 
     def work(name: str, number: int, bucket: Bucket | None, query: str) -> Account:
-        if before is not None and number not in before.changed:
+        if before is not None and (bucket is None or number not in before.changed):
             return _take_over(before.slice, folder, name, number)
         return _write(own.con, folder, cutter, name, number, bucket, query)
 

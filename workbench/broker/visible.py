@@ -7,8 +7,10 @@ the slice has of them; everybody else's results are the release's.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Mapping
 from datetime import date
+from functools import cache
 
 import duckdb
 import ibis
@@ -115,9 +117,11 @@ def _measure_events(con: duckdb.DuckDBPyConnection, cutter: Cutter, release: Rel
 
 
 def _risk_tiers(con: duckdb.DuckDBPyConnection, release: Release) -> None:
-    cuts = release.manifest["risk_cuts"]
+    cuts = json.dumps(release.manifest["risk_cuts"], sort_keys=True)
     con.execute(f"INSERT INTO recomputed_risk_tier BY NAME FROM ({_tiers_sql(release.as_of, cuts)})")
 
 
-def _tiers_sql(as_of: date, cuts: risk.Cuts) -> str:
-    return str(ibis.to_sql(risk.tiers(Tables.unbound(), as_of, cuts), dialect="duckdb"))
+@cache
+def _tiers_sql(as_of: date, cuts: str) -> str:
+    """Kept, because it takes the compiler a second."""
+    return str(ibis.to_sql(risk.tiers(Tables.unbound(), as_of, json.loads(cuts)), dialect="duckdb"))
