@@ -77,8 +77,8 @@ def test_who_has_no_grant_is_told_so_and_gets_no_start_button(hub: RunningHub) -
     ("grant", "purpose", "words"),
     [
         ("demo-research-sh", "treatment", "does not serve that purpose. It serves: research"),
-        ("demo-analyst", "operations", "not open to you"),
-        ("no-such-grant", "research", "no grant"),
+        ("demo-analyst", "operations", "There is no grant"),
+        ("no-such-grant", "research", "There is no grant"),
         ("", "", "Choose a grant and a purpose"),
     ],
 )
