@@ -17,6 +17,7 @@ from workbench.broker.channels.listener import control_routes as client_routes
 from workbench.broker.consent_routes import consent_routes
 from workbench.broker.core import Answer, Broker, Caller
 from workbench.broker.http import ArrowEndpoint, BadRequest, answering, body_of, json_answer, spec_of, text_of
+from workbench.broker.policy_routes import policy_routes
 from workbench.broker.public import decisions
 from workbench.broker.slice_routes import slice_routes
 from workbench.errors import WorkbenchError
@@ -113,6 +114,7 @@ def control_app(service: Service) -> Starlette:
             *slice_routes(broker),
             *consent_routes(broker),
             *control_audit_routes(broker),
+            *policy_routes(broker),
         ]
     )
 
