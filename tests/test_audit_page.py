@@ -1,14 +1,40 @@
-"""The auditors' page: who asked what, and when, for auditors alone, without a value or a member."""
+"""The auditors' pages: the log, the review queue, who saw a member; for auditors alone, each look an event."""
 
 from __future__ import annotations
 
+import re
+from datetime import date
+from typing import Any
+
 import pytest
+import sqlalchemy as sa
 from hub_fixture import RunningHub
 
 from workbench.reports.audit_page import BadFilter, filters, line
+from workbench.reports.audit_plot import volume
 
 PAGE = "/services/reports/audit"
 NOTHING = {"user": "", "grant": "", "since": "", "limit": ""}
+MEMBER = "90000001A"
+
+
+def _events(hub: RunningHub, event: str) -> list[Any]:
+    engine = sa.create_engine(f"sqlite:///{hub.data.state / 'broker.sqlite'}")
+    try:
+        with engine.connect() as connection:
+            query = sa.text("SELECT * FROM audit_event WHERE event = :event ORDER BY seq")
+            return list(connection.execute(query, {"event": event}))
+    finally:
+        engine.dispose()
+
+
+def _form(page: str) -> dict[str, str]:
+    """The hidden fields of the page's first POST form."""
+    form = re.search(r'<form[^>]*method="post".*?</form>', page, re.DOTALL)
+    assert form, page
+    found = re.findall(r'<input type="hidden" name="([^"]+)" value="([^"]*)"', form[0])
+    assert {name for name, _ in found} >= {"_xsrf"}
+    return dict(found)
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +85,83 @@ def test_nobody_else_reads_the_log_or_is_led_to_it(hub, asked, name):
 
 
 @pytest.mark.hub
+@pytest.mark.sandbox
+def test_every_look_of_an_auditor_is_an_event_of_the_chain(hub, asked):
+    before = len(_events(hub, "audit-read"))
+    hub.visitor("audrey").get(PAGE + "?user=ana&event=ended")
+    new = _events(hub, "audit-read")[before:]
+    assert [(event.user, event.channel) for event in new] == [("audrey", "reports")]
+    assert "user=ana" in new[0].statement
+    hub.visitor("rui").get(PAGE)
+    assert (_events(hub, "audit-refused")[-1].user, _events(hub, "audit-refused")[-1].code) == (
+        "rui",
+        "not-an-auditor",
+    )
+
+
+@pytest.mark.hub
+@pytest.mark.sandbox
+def test_an_auditor_signs_off_on_the_page_and_the_item_is_gone(hub, asked):
+    audrey = hub.visitor("audrey")
+    page = audrey.get(PAGE + "/review")
+    assert "First read of this person under this grant" in page.text and "SYNTHETIC DATA" in page.text
+    assert page.text.count("<svg") == 2, "one for wide pages, one for phones"
+    fields = _form(page.text)
+    answer = audrey.session.post(hub.url + PAGE + "/review", data=fields | {"note": "Known study."})
+    assert answer.status_code == 200 and f"{fields['item']} is signed off" in answer.text
+    assert f'id="{fields["item"]}"' not in answer.text
+    signed = _events(hub, "review-signed")[-1]
+    assert (signed.user, signed.reason) == ("audrey", "Known study.") and fields["item"] in signed.detail
+    again = audrey.session.post(hub.url + PAGE + "/review", data=fields)
+    assert again.status_code == 404 and "no such item" in again.text
+
+
+@pytest.mark.hub
+@pytest.mark.sandbox
+@pytest.mark.parametrize("path", ["/review", "/who-saw"])
+def test_a_form_of_another_site_signs_and_asks_nothing(hub, asked, path):
+    audrey = hub.visitor("audrey")
+    audrey.get(PAGE + "/review")
+    before = len(_events(hub, "review-signed")), len(_events(hub, "audit-who-saw"))
+    for forged in ({}, {"_xsrf": "forged"}):
+        body = {"item": "F1", "note": "Looks fine to me.", "member": MEMBER, **forged}
+        answer = audrey.session.post(
+            hub.url + PAGE + path,
+            data=body,
+            headers={"Origin": "https://elsewhere.example"},
+            allow_redirects=False,
+        )
+        assert answer.status_code == 403
+    assert before == (len(_events(hub, "review-signed")), len(_events(hub, "audit-who-saw")))
+
+
+@pytest.mark.hub
+@pytest.mark.sandbox
+def test_who_saw_a_member_is_asked_on_the_page_and_the_question_is_an_event_without_the_id(hub, asked):
+    audrey = hub.visitor("audrey")
+    fields = _form(audrey.get(PAGE + "/who-saw").text)
+    found = audrey.session.post(hub.url + PAGE + "/who-saw", data=fields | {"member": MEMBER})
+    assert found.status_code == 200 and "How sure it is" in found.text
+    event = _events(hub, "audit-who-saw")[-1]
+    assert event.user == "audrey" and event.subject.startswith("@")
+    assert MEMBER not in str(tuple(event))
+    broken = audrey.session.post(hub.url + PAGE + "/who-saw", data=fields | {"member": "<script>" * 20})
+    assert broken.status_code == 400 and "<script>" not in broken.text
+
+
+@pytest.mark.hub
+@pytest.mark.sandbox
+@pytest.mark.parametrize("path", ["/review", "/who-saw"])
+def test_the_other_pages_are_for_auditors_alone_too(hub, asked, path):
+    for name in ("ana", "pat"):
+        visitor = hub.visitor(name)
+        assert visitor.get(PAGE + path).status_code == 403
+        xsrf = {"_xsrf": visitor._xsrf("/services/reports/")}
+        answer = visitor.session.post(hub.url + PAGE + path, data={"item": "F1", "member": MEMBER, **xsrf})
+        assert answer.status_code == 403
+
+
+@pytest.mark.hub
 def test_an_auditor_is_led_to_the_log_from_the_first_page(hub):
     audrey = hub.visitor("audrey")
     assert f'href="{PAGE}"' in audrey.get("/hub/home").text
@@ -66,7 +169,9 @@ def test_an_auditor_is_led_to_the_log_from_the_first_page(hub):
 
 
 @pytest.mark.hub
-@pytest.mark.parametrize("wrong", ["since=yesterday", "limit=9", "limit=all", "user=%3Cscript%3E"])
+@pytest.mark.parametrize(
+    "wrong", ["since=yesterday", "limit=9", "limit=all", "user=%3Cscript%3E", "until=soon", "before=x"]
+)
 def test_a_filter_that_cannot_be_is_told_in_words(hub, wrong):
     answer = hub.visitor("audrey").get(f"{PAGE}?{wrong}")
     assert answer.status_code == 400
@@ -94,3 +199,27 @@ def test_an_event_is_told_with_its_rows_and_reason_once():
         }
     )
     assert (shown.at, shown.what, shown.amount) == ("2026-11-22 15:00:15", "No.", "1 row")
+
+
+def test_an_answers_members_are_told_beside_its_rows():
+    shown = line({"seq": 1, "at": "2026-11-22T15:00:15.1", "event": "ended", "rows": 12, "members": 3})
+    assert shown.amount == "12 rows · 3 members"
+
+
+def _day(day: str, user: str, rows: int) -> dict[str, Any]:
+    return {"day": day, "user": user, "rows": rows}
+
+
+def test_the_plot_draws_those_who_took_most_and_marks_synthetic_data():
+    days = [
+        _day("2026-11-20", user, rows)
+        for user, rows in (("ana", 900), ("rui", 50), ("o:x", 70), ("d", 5), ("e", 4))
+    ]
+    drawn = volume([*days, _day("2026-01-01", "old", 10**9)], date(2026, 11, 22), synthetic=True)
+    assert set(drawn) == {"wide", "phone"}
+    for svg in drawn.values():
+        for word in ("Rows taken a day", "ana", "rui", "o:x", "all others", "SYNTHETIC DATA", "Nov"):
+            assert word in svg, word
+        assert ">d<" not in svg and "old" not in svg and "<script" not in svg
+    assert "SYNTHETIC" not in volume(days, date(2026, 11, 22), synthetic=False)["wide"]
+    assert volume([], date(2026, 11, 22), synthetic=True) == {}

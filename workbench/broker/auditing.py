@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from workbench.errors import WorkbenchError
 
 LONGEST_MEMBER_ID = 64
 LONGEST_NOTE = 1_000
+SHOWN_DAYS = 35
+"""Of the volume beside the queue."""
 FILTERS = ("user", "grant", "event", "since", "until", "limit", "before")
 
 
@@ -63,7 +66,8 @@ class Auditing:
         """`{"items": [...], "days": [...]}`: what is to be reviewed, and the volume of each day, person and grant."""
         await self._say("audit-read", reader, channel, statement="audit review")
         items = await asyncio.to_thread(review.queue, self._engine)
-        days = await asyncio.to_thread(review.days, self._engine)
+        first = (datetime.now(UTC) - timedelta(days=SHOWN_DAYS)).date().isoformat()
+        days = [day for day in await asyncio.to_thread(review.days, self._engine) if day.day >= first]
         return {"items": [item.as_json() for item in items], "days": [day.as_json() for day in days]}
 
     async def sign(self, reader: str, channel: str, item: str, note: str) -> dict[str, Any]:

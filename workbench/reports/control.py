@@ -99,9 +99,17 @@ class Control:
             with contextlib.suppress(BrokerDown, BindingRefused):
                 self._ask("DELETE", f"/bindings/{bound.id}", None)
 
-    def audit_events(self, filters: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """The newest events of the audit log, oldest first; `filters`: user, grant, since, limit."""
-        return list(self._ask("GET", f"/audit?{urlencode(filters)}", None)["events"])
+    def audit(
+        self,
+        path: str,
+        auditor: str,
+        *,
+        filters: Mapping[str, Any] | None = None,
+        body: Mapping[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        """What the broker answers an auditor below `/audit`; it asks the Hub who she is and records that she looked."""
+        query = urlencode({**(filters or {}), "auditor": auditor})
+        return self._ask("GET" if body is None else "POST", f"/audit{path}?{query}", body)
 
     def tell(self, event: str, **said: str) -> None:
         """Puts an event into the broker's audit log; raises BrokerDown or BindingRefused where that cannot be."""

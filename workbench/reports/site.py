@@ -247,7 +247,7 @@ def application(
     here: Settings, schedules: Schedules, prefix: str, home: str, cookie_secret: bytes
 ) -> Application:
     """The tornado application below `prefix` (ends with a slash)."""
-    from workbench.reports.audit_page import AuditLog
+    from workbench.reports.audit_page import AuditLog, Review, WhoSaw
 
     name = r"([a-z0-9][a-z0-9_.-]*)"
     return Application(
@@ -256,6 +256,8 @@ def application(
             (prefix.rstrip("/"), RedirectHandler, {"url": prefix}),
             (f"{prefix}view/{name}/{name}/{name}", View),
             (f"{prefix}audit", AuditLog),
+            (f"{prefix}audit/review", Review),
+            (f"{prefix}audit/who-saw", WhoSaw),
             (f"{prefix}oauth_callback", HubOAuthCallbackHandler),
         ],
         cookie_secret=cookie_secret,
