@@ -11,6 +11,7 @@ import duckdb
 import pyarrow as pa
 import pytest
 
+from workbench.broker.cut import CUTS
 from workbench.lake.sensitive import LINK_DAYS, MINOR_AGES, sensitive_claims
 from workbench.schema import dictionary
 from workbench.schema.code_lists import code_list
@@ -320,6 +321,21 @@ def test_every_link_by_a_claim_goes_through_a_claim_key_and_the_recomputed_ones_
             assert column.identifier_class == "member_key"
         elif link.source in ("medical_claim", "pharmacy_claim") and link.target != "pharmacy_claim":
             assert column.identifier_class == "claim_key", link
+
+
+def test_the_cut_of_a_slice_follows_every_link_of_the_dictionary() -> None:
+    for link in links():
+        cut = CUTS[link.target]
+        if link.goes is Goes.RECOMPUTED:
+            assert cut.recomputed, link
+        elif link.source == "provider":
+            assert cut.programs, link
+        elif not cut.recomputed and link.target != "pharmacy_claim":
+            assert cut.claim is not None and cut.claim[1] == link.by, link
+    assert {name for name, cut in CUTS.items() if cut.claim is not None} <= {
+        *(link.target for link in links()),
+        "medical_claim",
+    }
 
 
 def test_the_lists_are_files_of_one_shape() -> None:
