@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from gate_slice import write_slice
 
+from workbench.broker import pool as pool_module
 from workbench.broker.pool import Busy, Lease, Mount, Pool, PoolLimits, WorkerLost
 
 pytestmark = pytest.mark.sandbox
@@ -65,10 +66,26 @@ def test_a_flood_of_one_grant_does_not_starve_a_caller_of_another(mount: Mount) 
     _run(work, 1)
 
 
-def test_within_a_grant_users_take_turns(mount: Mount) -> None:
+def test_within_a_grant_users_take_turns(mount: Mount, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool_module, "STAY_SECONDS", 0.0)
+
     async def work(pool: Pool) -> None:
         order = await _served(pool, mount, [("one", "a"), ("one", "a"), ("one", "a"), ("one", "b")])
         assert order.index(("one", "b")) == 1
+
+    _run(work, 1)
+
+
+def test_a_new_worker_goes_on_with_its_user_for_a_moment_and_no_longer(
+    mount: Mount, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def work(pool: Pool) -> None:
+        asked = [("one", "a"), ("one", "a"), ("two", "b"), ("two", "b")]
+        order = await _served(pool, mount, asked)
+        assert [grant for grant, _ in order] == ["two", "two", "one", "one"]
+        monkeypatch.setattr(pool_module, "STAY_SECONDS", 0.0)
+        order = await _served(pool, mount, asked)
+        assert [grant for grant, _ in order] == ["two", "one", "two", "one"]
 
     _run(work, 1)
 

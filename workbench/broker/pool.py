@@ -33,6 +33,8 @@ CANCEL_SECONDS = 0.5
 STALL_SECONDS = 120.0
 """How long a caller may leave an answer unread before its worker is taken away."""
 IDLE_SECONDS = 900.0
+STAY_SECONDS = 2.0
+"""So long a new worker goes on with its user before others have their turn: a start costs more than many queries."""
 WAIT_SECONDS = 30.0
 """How long a query waits for a worker before the caller is asked to come again."""
 
@@ -179,7 +181,7 @@ class Pool:
             ready = [waiter for waiter in self._waiting if self._may_start(waiter)]
             if not ready:
                 return
-            waiter = min(ready, key=lambda waiter: self._turns.place(waiter.grant, waiter.user))
+            waiter = min(ready, key=self._place)
             self._waiting.remove(waiter)
             if self._is_cut(waiter):
                 waiter.future.set_exception(ended(CONSENT_CHANGED))
@@ -201,6 +203,14 @@ class Pool:
             return True
         room = self._total() < self.limits.workers or bool(self._idle)
         return room and not self._is_warming(waiter.mount, waiter.user)
+
+    def _place(self, waiter: _Waiter) -> tuple[int, ...]:
+        since = time.monotonic() - STAY_SECONDS
+        stays = any(
+            process.began > since and process.user == waiter.user and process.mount == waiter.mount
+            for process in self._idle
+        )
+        return (not stays, *self._turns.place(waiter.grant, waiter.user))
 
     def _is_cut(self, waiter: _Waiter) -> bool:
         return self._cuts.get(waiter.mount.slice_id, -1.0) > waiter.asked
@@ -323,6 +333,11 @@ class Pool:
             self._idle.remove(process)
             self._bury(process)
         self._dispatch()
+
+    def slices(self) -> frozenset[str]:
+        """The slices that a worker is busy on or that somebody waits for."""
+        busy = {lease.process.mount.slice_id for lease in self._leases}
+        return frozenset(busy | {waiter.mount.slice_id for waiter in self._waiting})
 
     def _total(self) -> int:
         return len(self._idle) + len(self._leases) + self._starting + self._recovering + len(self._warming)

@@ -128,7 +128,7 @@ class WorkerProcess:
     def __init__(self, mount: Mount, user: str):
         self.mount = mount
         self.user = user
-        self.used = time.monotonic()
+        self.used = self.began = time.monotonic()
         self.waited = 0.0
         self.waiting_since: float | None = None
         self.killed_for = ""
@@ -165,6 +165,7 @@ class WorkerProcess:
                 kind, payload = await self.frame()
         except (TimeoutError, WorkerLost, OSError):
             kind, payload = frames.ERROR, b'{"detail": "no answer"}'
+        self.began = time.monotonic()
         if kind != frames.READY:
             self.kill("start")
             _log.error("a worker did not start: %s", json.loads(payload).get("detail"))
