@@ -156,6 +156,7 @@ def _alone(event: Mapping[str, Any], wanted: Wanted) -> tuple[Grade, str] | None
         "break-glass-read": "Read this member's record by break-glass.",
         "break-glass-ended": "The break-glass on this member ended.",
         "audit-who-saw": "An auditor asked who saw this member; no record was shown.",
+        "policy-explained": "An operator asked what somebody may see of this member; no record was shown.",
     }.get(event["event"], f"Event {event['event']} on this member; the log has its details.")
 
 
