@@ -120,19 +120,19 @@ def found(*arguments: str) -> dict[str, Any]:
 
 
 def test_grants_of_other_groups_are_told_in_one_line_for_each_file() -> None:
-    others = {family["grant"]: family for family in found("pat")["others"]}
-    assert others["{org}-health"]["grants"] == 58
+    others = {family["file"]: family for family in found("pat")["others"]}
+    assert others["county-health.yaml"]["grants"] == 58
     assert len(others) < 20
     output = run("explain", "pat", *GRANTS).output
-    assert "{org}-health (58 grants), level limited, of county-01-health … county-58-health" in output
+    assert "county-health.yaml (58 grants), level limited, of county-01-health … county-58-health" in output
     assert len(output.splitlines()) < 40
 
 
 def test_a_column_that_nothing_of_hers_shows_names_the_missing_grants_and_who_can_give_them() -> None:
-    missing = {family["grant"]: family for family in found("rui", "--column", "member.ssn")["missing"]}
-    assert missing["demo-analyst"]["approver"] == "DHCS Data Release Office (demo)"
-    assert missing["demo-analyst"]["groups"] == ["mcp-sierra-vista"]
-    assert "dhcs-staff" not in missing and "demo-research-sh" not in missing
+    missing = {family["file"]: family for family in found("rui", "--column", "member.ssn")["missing"]}
+    assert missing["demo-analyst.yaml"]["approver"] == "DHCS Data Release Office (demo)"
+    assert missing["demo-analyst.yaml"]["groups"] == ["mcp-sierra-vista"]
+    assert "dhcs-staff.yaml" not in missing and "demo-research-sh.yaml" not in missing
     output = run("explain", "rui", "--column", "member.ssn", *GRANTS).output
     assert "Who could see member.ssn:" in output
 
@@ -170,7 +170,7 @@ def test_explain_gives_recipient_categories_notice_limits_and_the_law_it_rests_o
 
 def test_check_warns_of_grants_that_no_release_of_real_people_may_serve_yet() -> None:
     output = run("check", *GRANTS).output
-    assert "warning: demo-analyst: blocked on releases of real people" in output
+    assert "warning: demo-analyst.yaml: blocked on releases of real people" in output
     assert "reproductive (demo list)" in output
     assert "0 faults" in output
 
@@ -179,7 +179,7 @@ def test_check_warns_of_a_grant_that_has_ended(tmp_path: Path) -> None:
     raw = yaml.safe_load((PROJECT / "grants" / "demo-public.yaml").read_text())
     (tmp_path / "old.yaml").write_text(yaml.safe_dump({**raw, "valid_until": date(2025, 6, 1)}))
     result = run("check", "--grants", str(tmp_path), "--json")
-    assert json.loads(result.output)["warnings"] == ["demo-public: expired on 2025-06-01"]
+    assert json.loads(result.output)["warnings"] == ["old.yaml: expired on 2025-06-01"]
 
 
 def test_explain_reads_well_without_json() -> None:

@@ -250,7 +250,7 @@ def test_the_missing_grant_is_named_with_who_can_give_it(lake: Lake) -> None:
     )
     found = explained(lake[0], B, grant(), golden)
     assert found["missing"] == [
-        {"grant": "golden", "grants": ["golden"], "level": "identified", "groups": ["mcp-golden-poppy"],
+        {"file": "golden", "grants": ["golden"], "level": "identified", "groups": ["mcp-golden-poppy"],
          "approver": "Golden's office"}
     ]  # fmt: skip
     assert explained(lake[0], A, grant(), golden)["missing"] == []
@@ -294,12 +294,12 @@ def test_an_operator_is_not_told_who_is_in_a_cohort_in_a_part_2_program_or_of_wh
     assert explained(release, A, *others)["missing"] == []
     clinic, tribe = of("provider", "clinic-1", **elsewhere), of("tribe", "tribe-1", **elsewhere)
     known = GrantBook(
-        [clinic, tribe], OrganisationRegistry({}), {clinic.name: "care-{org}", tribe.name: "tribal-{org}"}
+        [clinic, tribe], OrganisationRegistry({}), {clinic.name: "care.yaml", tribe.name: "tribal.yaml"}
     )
     missing = explain_member(release, known, known.for_user([], date(2026, 6, 1)), A)["missing"]
-    assert [(m["grant"], m["grants"], m["groups"]) for m in missing] == [
-        ("care-{org}", [], []),
-        ("tribal-{org}", [], []),
+    assert [(m["file"], m["grants"], m["groups"]) for m in missing] == [
+        ("care.yaml", [], []),
+        ("tribal.yaml", [], []),
     ]
 
 

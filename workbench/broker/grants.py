@@ -131,10 +131,10 @@ class GrantBook:
         self,
         grants: Collection[Grant],
         registry: OrganisationRegistry,
-        written: Mapping[str, str] | None = None,
+        files: Mapping[str, str] | None = None,
     ):
         self._grants = {grant.name: grant for grant in sorted(grants, key=lambda g: g.name)}
-        self._written = written or {}
+        self._files = files or {}
         self.registry = registry
 
     @classmethod
@@ -145,12 +145,11 @@ class GrantBook:
         registry = OrganisationRegistry.load(folder / REGISTRY_FILE)
         faults: list[str] = []
         found: dict[str, tuple[Grant, str]] = {}
-        written: dict[str, str] = {}
         for file in sorted([*folder.glob("*.yaml"), *folder.glob("*.yml")]):
             if file.name == REGISTRY_FILE:
                 continue
             try:
-                name, grants = _grants_of(file, registry)
+                grants = _grants_of(file, registry)
             except InvalidGrants as error:
                 faults.extend(error.faults)
                 continue
@@ -160,10 +159,13 @@ class GrantBook:
                         f"{file.name}: name: a grant {grant.name} stands in {found[grant.name][1]} already"
                     )
                 found[grant.name] = (grant, file.name)
-                written[grant.name] = name
         if faults:
             raise InvalidGrants(faults)
-        return cls([grant for grant, _ in found.values()], registry, written)
+        return cls(
+            [grant for grant, _ in found.values()],
+            registry,
+            {name: file for name, (_, file) in found.items()},
+        )
 
     def __iter__(self) -> Iterator[Grant]:
         return iter(self._grants.values())
@@ -171,9 +173,9 @@ class GrantBook:
     def __len__(self) -> int:
         return len(self._grants)
 
-    def as_written(self, grant: Grant) -> str:
-        """The grant's name as its file has it: for grants of a template one name, with `{org}` in it."""
-        return self._written.get(grant.name, grant.name)
+    def file_of(self, grant: Grant) -> str:
+        """The file that the grant comes from, one for all grants of a template."""
+        return self._files.get(grant.name, grant.name)
 
     def get(self, name: str) -> Grant:
         """The grant of that name. Raises `GrantRefused` when there is none."""
@@ -249,8 +251,8 @@ def _decide(grant: Grant, groups: frozenset[str], today: date) -> Decision:
     return Decision(grant, True, reason, "", "allowed")
 
 
-def _grants_of(file: Path, registry: OrganisationRegistry) -> tuple[str, list[Grant]]:
-    """The name that a file has, and its grants: one, or one for each organisation of a template."""
+def _grants_of(file: Path, registry: OrganisationRegistry) -> list[Grant]:
+    """The grants of one file: one, or one for each organisation of a template."""
     raw = _read(file)
     kind = raw.get("for_each")
     if kind is None:
@@ -284,7 +286,7 @@ def _grants_of(file: Path, registry: OrganisationRegistry) -> tuple[str, list[Gr
         raise InvalidGrants(
             [f"{file.name}: organisation.ids: {', '.join(wrong)} are of another kind than the relation says"]
         )
-    return str(raw.get("name")), grants
+    return grants
 
 
 def _must_be_known(grant: Grant) -> bool:

@@ -110,10 +110,10 @@ def _missing(
         if grant.level == Level.AGGREGATE or _telling(con, release, grant):
             continue
         if _covers(con, release, grant)[0]:
-            families[book.as_written(grant)].append(grant)
+            families[book.file_of(grant)].append(grant)
     return [
         {
-            "grant": name,
+            "file": name,
             "grants": [grant.name for grant in several if grant.organisation.relation in TOLD],
             "level": str(several[0].level),
             "groups": sorted(

@@ -196,7 +196,7 @@ def _unsourced(book: GrantBook) -> list[str]:
     blocked: dict[str, tuple[Category, ...]] = {}
     for grant in book:
         if found := unsourced(grant, synthetic=False):
-            blocked[book.as_written(grant)] = found
+            blocked[book.file_of(grant)] = found
     return [
         f"{name}: blocked on releases of real people, because it must leave out "
         + ", ".join(f"{c} ({CATEGORIES[c].sourcing} list)" for c in categories)
@@ -205,7 +205,7 @@ def _unsourced(book: GrantBook) -> list[str]:
 
 
 def _ended(book: GrantBook) -> list[str]:
-    ended = {book.as_written(g): g.valid_until for g in book if g.valid_until < date.today()}
+    ended = {book.file_of(g): g.valid_until for g in book if g.valid_until < date.today()}
     return [f"{name}: expired on {day.isoformat()}" for name, day in ended.items()]
 
 
@@ -213,10 +213,10 @@ def _families(book: GrantBook, grants: Iterable[Grant]) -> list[dict[str, Any]]:
     """One entry for each file: how many of these grants it stands for, who holds them, who can give them."""
     families: dict[str, list[Grant]] = defaultdict(list)
     for grant in grants:
-        families[book.as_written(grant)].append(grant)
+        families[book.file_of(grant)].append(grant)
     return [
         {
-            "grant": name,
+            "file": name,
             "grants": len(several),
             "level": several[0].level,
             "groups": sorted({group for grant in several for group in grant.groups}),
@@ -238,7 +238,7 @@ def _family_in_words(family: dict[str, Any]) -> str:
     groups: list[str] = family["groups"]
     held = ", ".join(groups) if len(groups) <= 3 else f"{groups[0]} … {groups[-1]}"
     count = f" ({family['grants']} grants)" if family["grants"] > 1 else ""
-    return f"{family['grant']}{count}, level {family['level']}, of {held}; {family['approver']} can give it"
+    return f"{family['file']}{count}, level {family['level']}, of {held}; {family['approver']} can give it"
 
 
 def _decision(decision: Decision, asked: tuple[Table, Column] | None) -> dict[str, Any]:

@@ -121,7 +121,7 @@ def explain_member(user: str, member: str, *, grant: str | None, release: str | 
     if found["missing"]:
         click.echo("\nGrants under which the member is seen:")
         for family in found["missing"]:
-            name = ", ".join(family["grants"]) or family["grant"]
+            name = ", ".join(family["grants"]) or family["file"]
             held = f", of {', '.join(family['groups'])}" if family["groups"] else ""
             click.echo(f"  {name}, level {family['level']}{held}; {family['approver']} can give it")
 
