@@ -75,7 +75,8 @@ def _print(title: str, difference: Any, indent: str = "") -> None:
         if columns:
             click.echo(f"{inner}columns {what}: {_columns(columns)}")
     for category, (before, after) in difference.categories.items():
-        click.echo(f"{inner}{category}: {before} → {after}")
+        if not {before, after} <= {"none", "exclude"}:
+            click.echo(f"{inner}{category}: {before} → {after}")
     if difference.conditions:
         click.echo(f"{inner}also changed: {', '.join(difference.conditions)}")
     if difference.blocked:
