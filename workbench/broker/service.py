@@ -225,15 +225,17 @@ async def serve(
     limits: PoolLimits | None = None,
     ready: Any = None,
 ) -> None:
-    """Runs the service until `stop`. Raises StateLocked, SandboxUnavailable."""
+    """Runs the service until `stop`. Raises StateLocked, SandboxUnavailable, UnsafeListener."""
     broker = await _take_state(where, directory, limits)
     try:
         service = Service(broker)
-        await service.start()
-        if ready is not None:
-            ready(service)
-        await stop.wait()
-        await service.stop()
+        try:
+            await service.start()
+            if ready is not None:
+                ready(service)
+            await stop.wait()
+        finally:
+            await service.stop()
     finally:
         await broker.close()
 
