@@ -109,8 +109,8 @@ def test_a_first_use_is_one_of_each_person_and_grant_and_none_of_the_brokers_own
     [
         ([500, 480, 530, 510, 490], 60_000, True),
         ([500, 480, 530, 510, 490], 900, False),  # within the floor
-        ([5_000] * 10, 5_500, False),  # great regularity does not make a small step odd
-        ([5_000] * 10, 9_000, True),
+        ([5_000] * 10, 11_000, False),  # great regularity does not make a small step odd
+        ([5_000] * 10, 12_000, True),
         ([5_000, 9_000, 2_000, 30_000, 7_000, 4_000], 18_000, False),  # someone who varies may vary
         ([5_000, 9_000, 2_000, 30_000, 7_000, 4_000], 60_000, True),
         ([500, 500, 900_000, 500, 500, 480], 40_000, True),  # one odd day in the past hides no second

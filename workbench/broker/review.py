@@ -38,8 +38,9 @@ PAST_DAYS, ENOUGH_DAYS = 60, 5
 FAR = 3.5
 """A modified z-score, 0.6745 (x - median) / MAD, above which a value is an outlier: Iglewicz and Hoaglin, How to Detect
 and Handle Outliers, 1993, chapter 3. The median and MAD of the past do not move with a few odd days in it."""
-LEAST_SPREAD = 0.10
-"""The MAD counts as at least this share of the median, or someone of great regularity would be odd at every breath."""
+LEAST_SPREAD = 0.25
+"""The MAD counts as at least this share of the median, so that nothing below 2.3 times the usual is unusual: a short or
+very regular past would make every second day odd. Chosen for this queue; a site may defend another."""
 FLOORS = {"V": 1_000, "L": 20}
 """Rows, or members asked for by id, up to which a day is never unusual."""
 SHORTEST_NOTE = 10

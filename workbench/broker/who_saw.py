@@ -34,6 +34,7 @@ BULK = "feed"
 """The channel that hands out whole tables."""
 RUN_OF_A_REPORT = "report"
 """The channel on which a report's run asks; who reads its output reads what those answers held."""
+A_LOOK = "Asked who saw this member; no record was shown."
 SHOWN_EVENTS = 20
 """Numbers of events that a line carries; the rest are counted."""
 _READ = ("seq", "at", "event", "query_id", "user", "grant", "purpose", "channel", "slice", "statement", "tables",
@@ -100,7 +101,7 @@ def who_saw(
         line.last, line.times = event["at"], line.times + 1
         line.events = [*line.events, event["seq"]][-SHOWN_EVENTS:]
     newest = sorted(lines.values(), key=lambda line: line.last, reverse=True)
-    return sorted(newest, key=lambda line: line.grade)
+    return sorted(newest, key=lambda line: (line.grade, line.says == A_LOOK))
 
 
 def _reads(
@@ -155,7 +156,7 @@ def _alone(event: Mapping[str, Any], wanted: Wanted) -> tuple[Grade, str] | None
         "break-glass": "Opened this member's record by break-glass.",
         "break-glass-read": "Read this member's record by break-glass.",
         "break-glass-ended": "The break-glass on this member ended.",
-        "audit-who-saw": "An auditor asked who saw this member; no record was shown.",
+        "audit-who-saw": A_LOOK,
         "policy-explained": "An operator asked what somebody may see of this member; no record was shown.",
     }.get(event["event"], f"Event {event['event']} on this member; the log has its details.")
 
@@ -184,7 +185,7 @@ def _ended(
     if kept is None:
         return (
             Grade.POSSIBLE,
-            "Asked a slice whose list of members is gone: it cannot be ruled out that she was in it.",
+            "Asked a slice whose list of members is gone: it cannot be ruled out that the member was in it.",
         )
     if said.startswith("tabulate "):
         return (
@@ -209,11 +210,11 @@ def _inside_the_slice(event: Mapping[str, Any], tables: frozenset[str], rows: in
         return Grade.POSSIBLE, "Asked a slice with this member in it; the answers had no rows."
     reference = event["returned"]
     if reference and not reference.endswith(CAPPED):
-        return Grade.POSSIBLE, "Asked a slice with this member in it; her id was in none of these answers."
+        return Grade.POSSIBLE, "Asked a slice with this member in it; the id was in none of these answers."
     if event["members"] and not reference:
         return (
             Grade.MAY,
-            "Got an answer whose list of members is not in the log: it cannot be told whether she was in it.",
+            "Got an answer whose list of members is not in the log: it cannot be told whether this one was in it.",
         )
     if reference:
         return (
