@@ -89,7 +89,8 @@ def _codes(table: str, column: str, *systems: str, width: int = 0) -> str:
     """
     plain = _plain("d.said")
     if width:
-        plain = f"lpad(ltrim({plain}, '0'), {width}, '0')"
+        bare = f"ltrim({plain}, '0')"
+        plain = f"lpad({bare}, greatest({width}, length({bare}))::INTEGER, '0')"
     within = ", ".join(f"'{system}'" for system in systems)
     return f"""(SELECT d.said, k.* FROM (SELECT DISTINCT {column} AS said FROM {table}) d
         JOIN listed k ON k.code = {plain} WHERE k.code_system IN ({within})) k"""
