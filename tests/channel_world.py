@@ -56,9 +56,14 @@ NOBODY = "99999999Z"
 """An id that no member has."""
 
 
-def tables() -> dict[str, Any]:
-    """The rows of the world, with the library's code lists and the risk tiers of three members."""
+def tables(part2: frozenset[str] = frozenset()) -> dict[str, Any]:
+    """The rows of the world, with the library's code lists, the risk tiers of three members, more claims of Part 2."""
     rows: dict[str, Any] = slice_world.tables()
+    for row in rows["diagnosis"]:
+        if row["claim_id"] in part2:
+            row["code"] = "F1020"
+            hit = {"kind": "medical", "claim_id": row["claim_id"], "member_id": row["member_id"]}
+            rows["sensitive_claim"].append({**hit, "category": "part2", "reason": "diagnosis"})
     rows["value_set"] = value_sets.rows()
     rows["risk_tier"] = [
         {
@@ -149,11 +154,11 @@ def write_grant(world: World, name: str, **changes: Any) -> None:
 
 
 @contextmanager
-def channel_world() -> Iterator[World]:
+def channel_world(part2: frozenset[str] = frozenset()) -> Iterator[World]:
     """A world whose broker has a second listener on a free port of the loopback."""
     with new_world() as world:
         shutil.rmtree(world.where.lake)
-        tiny_release.write(world.where.lake, tables())
+        tiny_release.write(world.where.lake, tables(part2))
         for name in GRANTS:
             write_grant(world, name)
         world.where = replace(world.where, api_bind="127.0.0.1:0")
@@ -161,7 +166,7 @@ def channel_world() -> Iterator[World]:
 
 
 @contextmanager
-def api() -> Iterator[Api]:
+def api(part2: frozenset[str] = frozenset()) -> Iterator[Api]:
     """The world, served."""
-    with channel_world() as world, world.serve() as service:
+    with channel_world(part2) as world, world.serve() as service:
         yield Api(world, service)

@@ -49,6 +49,13 @@ class NotIdentified(WorkbenchError):
     http_status = 403
 
 
+class ConsentChanged(WorkbenchError):
+    """A consent that the answer rests on changed while it was on its way."""
+
+    code = "consent-changed"
+    http_status = 409
+
+
 class UnknownFeedPart(WorkbenchError):
     """The feed has no such table, or the table no such part."""
 
@@ -71,6 +78,7 @@ async def record(broker: Broker, caller: Caller, member: str) -> Response:
     ) as reading:
         ready = await _look_in(reading)
         said, found = await look_up(reading, ready, member, RECORD)
+        _still_given(broker, ready)
         answer = json_bytes(record_body(reading, ready, member, json.loads(found)))
         await _give(reading, member, answer)
     return json_response(answer, reading.grant, ready, said)
@@ -83,6 +91,7 @@ async def risk_of(broker: Broker, caller: Caller, member: str) -> Response:
     ) as reading:
         ready = await _look_in(reading)
         said, found = await look_up(reading, ready, member, RISK)
+        _still_given(broker, ready)
         answer = json_bytes(
             {
                 MEMBER: member,
@@ -113,6 +122,15 @@ async def look_up(reading: Reading, ready: Ready, member: str, column: str) -> t
     if found is None:
         raise unknown_member()
     return {"X-Query-Id": reading.id}, found
+
+
+def _still_given(broker: Broker, ready: Ready) -> None:
+    """Raises ConsentChanged where the slice is not given any more."""
+    if not broker.shelf.is_current(ready):
+        raise ConsentChanged(
+            "A member's consent changed while the answer was made, so it was cut off.",
+            hint="Ask again: the answer comes from what may be seen now.",
+        )
 
 
 async def _give(reading: Reading, member: str, answer: bytes) -> None:
@@ -246,7 +264,7 @@ async def feed_file(broker: Broker, caller: Caller, table: str, part: int) -> Fe
     words = f"feed {known} part {part}"
     reading = broker.reading(caller, statement=words, tables=[known], channel=Channel.FEED)
     entry: dict[str, Any] = {}
-    chunks = _pieces(reading, words, known, part, entry)
+    chunks = _pieces(broker, reading, words, known, part, entry)
     await anext(chunks)
     return FeedFile(
         reading.id, reading.grant, reading.slice, chunks, entry["files"][part], len(entry["files"])
@@ -254,7 +272,7 @@ async def feed_file(broker: Broker, caller: Caller, table: str, part: int) -> Fe
 
 
 async def _pieces(
-    reading: Reading, words: str, table: str, part: int, entry: dict[str, Any]
+    broker: Broker, reading: Reading, words: str, table: str, part: int, entry: dict[str, Any]
 ) -> AsyncGenerator[bytes, None]:
     """Nothing as soon as the file's bytes may leave, and fills `entry`; then the bytes. Closing it ends the reading."""
     async with reading:
@@ -272,6 +290,7 @@ async def _pieces(
         with path.open("rb") as handle:
             yield b""
             while piece := await asyncio.to_thread(handle.read, PIECE):
+                _still_given(broker, ready)
                 yield piece
 
 

@@ -52,7 +52,7 @@ REASONS = (
 SHORTEST, LONGEST = 20, 2_000
 """Characters of a justification."""
 MINUTES, MOST_MINUTES = 15, 60
-MOST_OPEN = 5
+MOST_OPEN = 3
 """Accesses that one user may have open at once."""
 LAW_OF_PART2 = "42 CFR 2.51"
 

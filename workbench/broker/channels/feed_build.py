@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow.parquet as pq
 
 from workbench.broker.channels import matrix
-from workbench.broker.channels.record_build import WITHHELD, head, quoted
+from workbench.broker.channels.record_build import WITHHELD, head, know_members, quoted
 from workbench.broker.consent import NONE_NEEDED, ConsentView
 from workbench.broker.grants import Grant
 from workbench.broker.published_slice import Progress, Slice, publish, silent, slice_id
@@ -34,11 +34,12 @@ def ensure_feed(
 ) -> Slice:
     """The feed of a grant over a release, built when it is not there. Raises what `ensure` raises."""
     source = ensure(release, grant, vault, lake, progress, consents=consents)
-    return publish(
-        lake,
-        slice_id(release, grant, "feed", consents.epoch),
-        lambda con, folder: build_feed(con, folder, source, progress),
-    )
+
+    def build(con: duckdb.DuckDBPyConnection, folder: Path) -> dict[str, Any]:
+        know_members(con, lake, source)
+        return build_feed(con, folder, source, progress)
+
+    return publish(lake, slice_id(release, grant, "feed", consents.epoch), build)
 
 
 def build_feed(

@@ -5,6 +5,7 @@ What the slice does not hold cannot be in it. Which sections may leave is the ch
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ from workbench.broker.channels import matrix
 from workbench.broker.channels.record_store import MEMBER, RECORD, RISK, ROWS_PER_GROUP
 from workbench.broker.consent import NONE_NEEDED, ConsentView
 from workbench.broker.grants import Grant
-from workbench.broker.published_slice import Progress, Slice, publish, silent, slice_id
+from workbench.broker.published_slice import Progress, Slice, members_file, publish, silent, slice_id
 from workbench.broker.slices import ensure
 from workbench.broker.vault import Vault
 from workbench.lake.release import Release
@@ -32,7 +33,17 @@ MEMBERS_PER_PART = 50_000
 WITHHELD = "its source family does not leave on this channel"
 NOT_GRANTED = "the grant or its level does not hold what this section is made from"
 _BATCH_ROWS = 8_192
-_SAME = ("release", "grant", "level", "policy", "dictionary", "as_of", "synthetic", "fitness")
+_SAME = (
+    "release",
+    "grant",
+    "level",
+    "policy",
+    "dictionary",
+    "as_of",
+    "synthetic",
+    "fitness",
+    "with_consent",
+)
 
 
 def head(source: Slice, kind: str) -> dict[str, Any]:
@@ -52,11 +63,17 @@ def ensure_record(
 ) -> Slice:
     """The record store of a grant over a release, built when it is not there. Raises what `ensure` raises."""
     source = ensure(release, grant, vault, lake, progress, consents=consents)
-    return publish(
-        lake,
-        slice_id(release, grant, "record", consents.epoch),
-        lambda con, folder: build_record(con, folder, source, progress),
-    )
+
+    def build(con: duckdb.DuckDBPyConnection, folder: Path) -> dict[str, Any]:
+        know_members(con, lake, source)
+        return build_record(con, folder, source, progress)
+
+    return publish(lake, slice_id(release, grant, "record", consents.epoch), build)
+
+
+def know_members(con: duckdb.DuckDBPyConnection, lake: Path, source: Slice) -> None:
+    """Makes the table `permitted` of whose data it is: those of the slice. See `published_slice.publish`."""
+    con.execute(f"CREATE TABLE permitted AS FROM read_parquet({quoted(members_file(lake, source.id))})")
 
 
 def build_record(
@@ -108,7 +125,6 @@ def _sections(source: Slice) -> tuple[dict[str, str], dict[str, Any]]:
     """The SQL of each section that can be told, and an account of all: title, families, and why one is missing."""
     held = {name: {column for column, _, _ in columns} for name, columns in source.tables().items()}
     open_ = {name: set(matrix.permitted("lmr_api", name, columns)) for name, columns in held.items()}
-    tables = _tables(open_)
     queries: dict[str, str] = {}
     accounts: dict[str, Any] = {}
     for section in lmr.SECTIONS:
@@ -121,7 +137,7 @@ def _sections(source: Slice) -> tuple[dict[str, str], dict[str, Any]]:
         elif any(set(columns) - open_.get(name, set()) for name, columns in section.needs.items()):
             accounts[section.name]["missing"] = WITHHELD
         else:
-            queries[section.name] = _section_query(section, tables)
+            queries[section.name] = _section_query(section.name, _sorted(open_, section))
     accounts |= {name: {"title": name, "missing": why} for name, why in lmr.NOT_HELD.items()}
     return queries, accounts
 
@@ -133,23 +149,36 @@ def _risk_query(source: Slice) -> str | None:
     open_ = set(matrix.permitted("risk_api", "risk_tier", held))
     if not set(section.needs["risk_tier"]) <= open_:
         return None
-    return _section_query(section, _tables({"risk_tier": open_}))
+    return _section_query(section.name, _sorted({"risk_tier": open_}, section))
 
 
-def _tables(columns: Mapping[str, set[str]]) -> Tables:
-    """Unbound tables with these columns alone, in the dictionary's order."""
+_Columns = tuple[tuple[str, tuple[str, ...]], ...]
+
+
+def _sorted(columns: Mapping[str, set[str]], section: lmr.Section) -> _Columns:
+    """The columns of the tables that a section reads, in the dictionary's order."""
+    return tuple(
+        (name, tuple(column for column in dictionary()[name].columns if column in columns[name]))
+        for name in section.needs
+    )
+
+
+def _tables(columns: _Columns) -> Tables:
+    """Unbound tables with these columns alone."""
 
     def table(name: str) -> Any:
         schema = dictionary()[name].arrow_schema
-        kept = pa.schema([field for field in schema if field.name in columns[name]])
+        kept = pa.schema([schema.field(column) for column in dict(columns)[name]])
         return ibis.table(ibis.Schema.from_pyarrow(kept), name=name)
 
     return Tables.from_backend(table)
 
 
-def _section_query(section: lmr.Section, tables: Tables) -> str:
-    """A SELECT of member_id and `said`, the member's rows of a section as JSON."""
-    rows = section.rows(tables)
+@functools.cache
+def _section_query(name: str, columns: _Columns) -> str:
+    """A SELECT of member_id and `said`, the member's rows of a section as JSON. Kept: the compiler takes its time."""
+    section = next(s for s in lmr.SECTIONS if s.name == name)
+    rows = section.rows(_tables(columns))
     fields = ", ".join(f'"{name}": "{name}"' for name in rows.columns if name != MEMBER)
     order = ", ".join(
         f'"{name[1:]}" DESC NULLS LAST' if name.startswith("-") else f'"{name}"' for name in section.order
