@@ -193,6 +193,14 @@ def test_the_command_prints_the_difference_of_two_folders(lake: Lake, tmp_path: 
     assert found["organisations"][0]["organisation"]["rows"]["diagnosis"]["gained"] == 1
 
 
+def test_progress_goes_on_to_its_end(lake: Lake) -> None:
+    said: list[tuple[str, int, int]] = []
+    policy_diff(lake[0], book(grant()), book(grant(**INCLUDING)), lambda *step: said.append(step))
+    assert [done for _, done, _ in said] == sorted(done for _, done, _ in said)
+    assert said[-1][1:] == (2, 2)
+    assert world.SIERRA in {what for what, _, _ in said}
+
+
 def test_a_folder_with_a_fault_is_refused(lake: Lake, tmp_path: Path) -> None:
     (tmp_path / "wrong.yaml").write_text("name: wrong\n")
     said = CliRunner().invoke(
