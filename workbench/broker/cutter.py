@@ -258,7 +258,7 @@ class Cutter:
                     PARTITION BY member_id ORDER BY start_date, end_date ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
                 ) AS reached FROM own WHERE start_date <= end_date
             ), numbered AS (
-                SELECT *, count(*) FILTER (WHERE reached IS NULL OR start_date > reached) OVER (
+                SELECT *, count(*) FILTER (WHERE reached IS NULL OR start_date - 1 > reached) OVER (
                     PARTITION BY member_id ORDER BY start_date, end_date ROWS UNBOUNDED PRECEDING
                 ) AS island FROM reach
             )

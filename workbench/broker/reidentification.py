@@ -29,9 +29,10 @@ def equivalence_classes(
 ) -> dict[str, Any]:
     """The smallest class, how many members are alone, the quantiles of class sizes, the share in small classes."""
     names = [c.name for c in served if c.column.identifier_class in QUASI_IDENTIFIERS]
-    listed = ", ".join(f'"{name}"' for name in names) or "1"
+    listed = ", ".join(f'"{name}"' for name in names) or "everyone"
     files = ", ".join("'" + str(part).replace("'", "''") + "'" for part in parts)
-    sizes = f"SELECT count(*) AS n FROM read_parquet([{files}]) GROUP BY {listed}"
+    people = f"(SELECT 1 AS everyone, * FROM read_parquet([{files}]))"
+    sizes = f"SELECT count(*) AS n FROM {people} GROUP BY {listed}"
     smallest, alone, classes, members, small = con.execute(
         "SELECT coalesce(min(n), 0), count(*) FILTER (n = 1), count(*), coalesce(sum(n), 0)::BIGINT, "
         f"coalesce(sum(n) FILTER (n < {SMALL}), 0)::BIGINT FROM ({sizes})"

@@ -122,8 +122,11 @@ def check_spec(spec: Mapping[str, Any]) -> Spec:
     allowed = ["year", *(["numerator"] if table.numerators else [])]
     unknown = sorted(str(key) for key in set(spec) - {"table", *allowed})
     if unknown:
+        known = ", ".join(key for key in unknown if key in (*Spec.model_fields, *DIMENSIONS))
         raise SpecRefused(
-            f"Table {table.name} takes no parameter {', '.join(k[:40] for k in unknown)}.",
+            f"Table {table.name} takes no parameter {known}."
+            if known
+            else f"Table {table.name} does not take the parameters that were given.",
             hint=f"Its parameters are: {', '.join(allowed)}. There are no free filters.",
             code="unknown-parameter",
         )

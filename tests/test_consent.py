@@ -1,0 +1,238 @@
+"""Promises of the register of consents: the newest decision counts, at once, and for its own recipient and scope alone."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import slice_world
+from broker_world import SLOW, Reply, World, new_world
+from click.testing import CliRunner
+
+from workbench.broker.consent import ConsentRefused, Consents, Decision, decision_of, read_decisions
+from workbench.broker.state import State
+from workbench.cli import program
+
+TODAY = date.today()
+NOW = datetime.now(UTC)
+# decisions in the order in which they were written: (scope, from, until, revoked, decided days ago) → consents to part2?
+TRUTH: dict[str, tuple[list[tuple[str, int, int | None, bool, int]], bool]] = {
+    "none": ([], False),
+    "given": ([("part2", -10, None, False, 5)], True),
+    "given for all": ([("all", -10, None, False, 5)], True),
+    "for another category": ([("hiv", -10, None, False, 5)], False),
+    "not begun": ([("part2", 1, None, False, 5)], False),
+    "begins today": ([("part2", 0, None, False, 5)], True),
+    "ends today": ([("part2", -10, 0, False, 5)], True),
+    "lapsed": ([("part2", -10, -1, False, 5)], False),
+    "revoked": ([("part2", -10, None, False, 5), ("part2", -10, None, True, 1)], False),
+    "revoked, then given": ([("part2", -10, None, True, 5), ("part2", -10, None, False, 1)], True),
+    "an older revocation comes late": ([("part2", -10, None, False, 1), ("part2", -10, None, True, 5)], True),
+    "all revoked": ([("part2", -10, None, False, 5), ("all", -10, None, True, 1)], False),
+    "another category revoked": ([("all", -10, None, False, 5), ("hiv", -10, None, True, 1)], True),
+    "a newer short one replaces a long one": (
+        [("part2", -10, None, False, 5), ("part2", -10, -1, False, 1)],
+        False,
+    ),
+    "two of one moment: the later written": (
+        [("part2", -9, None, False, 1), ("part2", -9, None, True, 1)],
+        False,
+    ),
+}
+
+
+@pytest.fixture
+def register(tmp_path: Path) -> Iterator[Consents]:
+    state = State(f"sqlite:///{tmp_path / 'state.sqlite'}", tmp_path / "state")
+    yield Consents(state)
+    state.close()
+
+
+def decided(scope: str, start: int, until: int | None, revoked: bool, ago: int, **more: Any) -> Decision:
+    return Decision(
+        **{"member_id": "A", "recipient": "plan", "source": "form 1", **more},
+        scope=scope,
+        start=TODAY + timedelta(days=start),
+        until=None if until is None else TODAY + timedelta(days=until),
+        revoked=revoked,
+        decided_at=NOW - timedelta(days=ago),
+    )
+
+
+@pytest.mark.parametrize("case", TRUTH)
+def test_the_newest_decision_counts_alone(register: Consents, case: str) -> None:
+    decisions, expected = TRUTH[case]
+    for decision in decisions:
+        register.decide([decided(*decision)])
+    assert register.view("plan", ["part2"]).members["part2"] == ({"A"} if expected else set())
+
+
+def test_the_epoch_changes_with_a_decision_and_when_one_lapses_and_comes_back_with_the_same_consents(
+    register: Consents,
+) -> None:
+    epochs = [register.view("plan", ["part2"]).epoch]
+    for revoked in (False, True, False):
+        register.decide([decided("part2", -10, 3, revoked, 0)])
+        epochs.append(register.view("plan", ["part2"]).epoch)
+    assert epochs[0] == epochs[2] != epochs[1] == epochs[3]
+    assert register.view("plan", ["part2"], on=TODAY + timedelta(days=4)).epoch == epochs[0]
+
+
+def test_no_decision_about_another_recipient_or_category_changes_an_epoch(register: Consents) -> None:
+    before = register.view("plan", ["part2"]).epoch
+    register.decide([decided("part2", -10, None, False, 1, recipient="other-plan")])
+    register.decide([decided("hiv", -10, None, False, 1)])
+    assert register.view("plan", ["part2"]).epoch == before
+    assert register.view("plan", []).epoch == ""
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"scope": "everything"},
+        {"member_id": ""},
+        {"recipient": "a\nb"},
+        {"source": ""},
+        {"from": "2026-02-01", "until": "2026-01-01"},
+        {"from": "tomorrow"},
+        {"revoked": "maybe"},
+        {"decided_at": (NOW + timedelta(days=2)).isoformat()},
+    ],
+    ids=str,
+)
+def test_a_decision_that_makes_no_sense_is_refused_and_nothing_is_written(
+    register: Consents, said: dict[str, str]
+) -> None:
+    good = {"member_id": "A", "recipient": "plan", "scope": "part2", "source": "form 1"}
+    with pytest.raises(ConsentRefused):
+        register.decide([decision_of(good), decision_of(good | said)])
+    assert register.listed() == []
+
+
+def test_a_file_is_read_whole_or_refused_by_line_without_its_values(
+    register: Consents, tmp_path: Path
+) -> None:
+    file = tmp_path / "decisions.csv"
+    head = "member_id,recipient,scope,from,until,revoked,decided_at,source\n"
+    file.write_text(head + "A,plan,part2,2026-01-01,,no,,form 1\nB,plan,all,2026-01-01,,yes,,letter\n")
+    assert register.decide(read_decisions(file)) == 2
+    assert [(d["member_id"], d["revoked"], d["counts"]) for d in register.listed()] == [
+        ("A", False, True),
+        ("B", True, True),
+    ]
+    file.write_text(head + "A,plan,part2,2026-01-01,,no,,form 1\nCANARY,plan,nonsense,2026-01-01,,no,,form\n")
+    with pytest.raises(ConsentRefused, match="Line 3") as caught:
+        read_decisions(file)
+    assert "CANARY" not in str(caught.value) and "nonsense" not in str(caught.value)
+
+
+PLAN_BY_CONSENT: dict[str, Any] = {
+    "name": "plan-by-consent",
+    "title": "Care management with consent",
+    "groups": ["mcp-sierra-vista"],
+    "organisation": {"relation": "mcp", "ids": [slice_world.SIERRA]},
+    "recipient": {"id": slice_world.SIERRA, "state": "CA"},
+    "level": "identified",
+    "tables": ["member", "medical_claim", "diagnosis"],
+    "sensitive": {"part2": "with_consent", "basis": "consent_tpo"},
+    "purposes": ["treatment"],
+    "approver": "The release office",
+    "valid_from": "2026-01-01",
+    "valid_until": "2036-12-31",
+    "channels": ["notebook"],
+}
+SEEN = f"SELECT count(*) AS n FROM medical_claim WHERE claim_id = '{slice_world.PART2}'"
+
+
+@pytest.fixture(scope="module")
+def world() -> Iterator[World]:
+    import yaml
+
+    with new_world() as found:
+        (found.where.grants / "plan-by-consent.yaml").write_text(yaml.safe_dump(PLAN_BY_CONSENT))
+        yield found
+
+
+def operator(world: World, sql: str) -> Reply:
+    while True:
+        reply = world.control("POST", "/query", {"grant": "plan-by-consent", "sql": sql})
+        if reply.status != 202:
+            return reply
+
+
+def tell(world: World, member: str, revoked: bool) -> None:
+    said = {"member_id": member, "recipient": slice_world.SIERRA, "scope": "part2", "source": "form 7"}
+    reply = world.control("POST", "/consents", {"decisions": [{**said, "revoked": revoked}]})
+    assert reply.status == 201, reply.json
+
+
+def test_a_decision_counts_for_the_next_request_and_cuts_the_answer_that_runs(world: World) -> None:
+    from threading import Thread
+
+    with world.serve() as service:
+        assert operator(world, SEEN).table["n"].to_pylist() == [0]
+        tell(world, slice_world.A, revoked=False)
+        assert operator(world, SEEN).table["n"].to_pylist() == [1]
+        replies: list[Reply] = []
+        running = Thread(target=lambda: replies.append(operator(world, SLOW)))
+        running.start()
+        deadline = time.monotonic() + 20
+        while not service.broker.pool.pids()["busy"] and time.monotonic() < deadline:
+            time.sleep(0.05)
+        tell(world, slice_world.A, revoked=True)
+        running.join(20)
+        assert replies[0].status >= 400 and replies[0].json["code"] == "consent-changed"
+        assert operator(world, SEEN).table["n"].to_pylist() == [0]
+        kept = [s["manifest"] for s in world.control("GET", "/slices").json["slices"]]
+        assert (
+            len([m for m in kept if m["grant"] == "plan-by-consent"]) == 1
+        )  # the one with the claim is gone
+        events = world.control("GET", "/audit").json["events"]
+    told = [e for e in events if e["event"] in ("consent-given", "consent-revoked")]
+    assert sorted(e["event"] for e in told) == ["consent-given", "consent-revoked"]
+    assert all(e["subject"] and slice_world.A not in str(e) for e in told)
+
+
+def test_a_slice_is_evicted_by_hand_and_built_again_when_it_is_asked_for(world: World) -> None:
+    with world.serve() as service:
+        operator(world, SEEN)
+        id = next(
+            s["id"]
+            for s in world.control("GET", "/slices").json["slices"]
+            if s["manifest"]["kind"] == "slice"
+        )
+        assert world.control("DELETE", f"/slices/{id}").json["code"] == "slice-in-use"
+        service.broker.shelf._taken.clear()  # a minute later
+        assert world.control("DELETE", f"/slices/{id}").status == 204
+        assert world.control("GET", "/slices").json["slices"] == []
+        assert world.control("DELETE", f"/slices/{id}").json["code"] == "unknown-slice"
+        assert operator(world, SEEN).table["n"].to_pylist() == [0]
+
+
+def test_the_command_line_gives_imports_lists_and_revokes(
+    world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name, value in world.environment().items():
+        monkeypatch.setenv(name, value)
+    file = tmp_path / "decisions.csv"
+    file.write_text(
+        "member_id,recipient,scope,from,until,revoked,decided_at,source\n00000003C,study,hiv,2026-01-01,,no,,form 9\n"
+    )
+    run = CliRunner().invoke
+    with world.serve():
+        assert run(program, ["consent", "import", str(file)]).output == "1 decision written down.\n"
+        given = run(program, ["consent", "give", "00000004D", "--recipient", "study", "--source", "form 10"])
+        assert given.exit_code == 0, given.output
+        run(program, ["consent", "revoke", "00000004D", "--recipient", "study", "--source", "letter"])
+        listed = json.loads(run(program, ["consent", "list", "--recipient", "study", "--json"]).output)
+        assert run(program, ["consent", "list"]).exit_code == 0
+    assert [(d["member_id"], d["scope"], d["revoked"], d["counts"]) for d in listed] == [
+        ("00000003C", "hiv", False, True),
+        ("00000004D", "all", False, False),
+        ("00000004D", "all", True, True),
+    ]
