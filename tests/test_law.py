@@ -11,6 +11,8 @@ from types import MappingProxyType
 from typing import Any
 
 import pytest
+import slice_world
+import tiny_release
 import yaml
 from click.testing import CliRunner
 from pydantic import ValidationError
@@ -20,6 +22,7 @@ from workbench.broker.grants import GrantBook
 from workbench.broker.law import NOTICE_2_32, UnsourcedCategory, laws, refuse_unsourced, tables
 from workbench.broker.law.situations import reach
 from workbench.broker.law.truth import InvalidTruth, MemberRow, run_folder, run_law
+from workbench.broker.slices import ensure_member
 from workbench.cli.policy import USERS, policy
 from workbench.deid.levels import Level
 from workbench.lake.release import Release
@@ -140,6 +143,23 @@ def test_a_recipient_elsewhere_may_have_a_grant_that_leaves_them_out_and_never_g
     outside = grant(recipient={"state": "NV"})
     assert set(outside.sensitive.excluded) == set(Category)
     assert outside.never_included == STAYS_HOME
+
+
+@pytest.mark.parametrize(("state", "claims"), [("CA", 1), ("NV", 0)])
+def test_an_emergency_opens_no_reproductive_record_to_a_recipient_elsewhere(
+    tmp_path: Path, state: str, claims: int
+) -> None:
+    rows = slice_world.tables()
+    for hit in rows["sensitive_claim"]:
+        hit["category"] = "reproductive"
+    member = rows["sensitive_claim"][0]["member_id"]
+    release = tiny_release.write(tmp_path / "lake", rows)
+    emergency = slice_world.grant(purposes=["treatment"], break_glass=True, recipient={"state": state})
+    cut = ensure_member(release, emergency, member, frozenset({Category.REPRODUCTIVE}), tmp_path / "glass")
+    found = slice_world.column(
+        cut, f"SELECT count(*) FROM medical_claim WHERE claim_id = '{slice_world.PART2}'"
+    )
+    assert found == [claims]
 
 
 def test_a_state_is_two_capital_letters_and_not_a_sentence_that_holds_them() -> None:
