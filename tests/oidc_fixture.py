@@ -85,13 +85,18 @@ class Site:
         return sorted(visitor.model()["groups"])
 
 
+def copied(data: HubData, folder: Path) -> HubData:
+    """The lake and the grants of another, with a state and sockets of its own."""
+    ours = HubData(folder, Path(tempfile.mkdtemp(prefix="wb-", dir="/tmp")))
+    shutil.copytree(data.lake, ours.lake)
+    shutil.copytree(data.grants, ours.grants)
+    return ours
+
+
 @contextmanager
 def site_on(data: HubData, tmp: Path) -> Iterator[Site]:
     """A Hub of its own on the data of another, its own state."""
-    run = Path(tempfile.mkdtemp(prefix="wb-", dir="/tmp"))
-    ours = HubData(tmp, run)
-    shutil.copytree(data.lake, ours.lake)
-    shutil.copytree(data.grants, ours.grants)
+    ours = copied(data, tmp)
     secret = tmp / "secret"
     secret.touch(0o600)
     secret.write_text(SECRET + "\n")
@@ -106,7 +111,7 @@ def site_on(data: HubData, tmp: Path) -> Iterator[Site]:
     }
     hub = RunningHub(ours, free_port(), more=more)
     with ExitStack() as stack:
-        stack.callback(shutil.rmtree, run, ignore_errors=True)
+        stack.callback(shutil.rmtree, ours.run, ignore_errors=True)
         stack.callback(provider.stop)
         provider.start()
         stack.callback(hub.stop)

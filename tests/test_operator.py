@@ -46,7 +46,7 @@ def test_an_operator_sees_whose_server_runs_under_which_grant(ana: Visitor, omar
     assert server["user_options"] == {"grant": "demo-analyst", "purpose": "operations"}
     assert "state" not in server
     page = omar.get("/hub/admin")
-    assert page.status_code == 200 and "admin-react" in page.text
+    assert page.status_code == 200 and "opening it is its owner" in page.text
     home = words(omar.get("/hub/home").text)
     assert "See the servers" in home and "JupyterLab" not in home and "Dashboards" not in home
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import shutil
 import sqlite3
+import threading
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -15,7 +16,9 @@ import report_world
 import tiny_release
 from report_world import SIERRA
 
+from workbench.broker.hub import LocalDirectory
 from workbench.broker.service import running
+from workbench.reports import control
 from workbench.reports.history import History, Status
 from workbench.reports.readers import readable
 from workbench.reports.schedule import Schedules
@@ -215,6 +218,26 @@ def test_a_report_says_when_it_met_the_same_release_and_its_page_when_a_newer_on
     shelf = readable(world.where, HOLDS, history)[0]
     history.close()
     assert shelf.stale
+
+
+def test_a_service_of_the_hub_waits_for_the_hubs_broker_and_makes_none(world, monkeypatch):
+    """Else a schedule that fires before the broker is up would run a second one on its state and its socket."""
+    monkeypatch.setenv("JUPYTERHUB_SERVICE_NAME", "reports")
+    monkeypatch.setattr(control, "HUBS_BROKER_SECONDS", 0.5)
+    with pytest.raises(control.BrokerDown), control.Control(world.where).running():
+        raise AssertionError("a broker that is not the Hub's")
+    monkeypatch.setattr(control, "HUBS_BROKER_SECONDS", 30.0)
+    found = []
+
+    def wait() -> None:
+        with control.Control(world.where).running():
+            found.append(True)
+
+    waiting = threading.Thread(target=wait)
+    waiting.start()
+    with running(world.where, LocalDirectory(world.folder / "no-one-asks")):
+        waiting.join(30)
+    assert found == [True]
 
 
 def test_two_report_services_never_fire_side_by_side(world):

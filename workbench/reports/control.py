@@ -9,7 +9,9 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import os
 import socket
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +24,8 @@ from workbench.settings import Settings
 
 ANSWER_SECONDS = 60.0
 TELL_SECONDS = 10.0
+HUBS_BROKER_SECONDS = 60.0
+"""How long a run waits for the Hub's broker, which starts with it and later on a busy machine."""
 SOCKET = Path("control") / "control.sock"
 
 
@@ -69,15 +73,27 @@ class Control:
     def running(self) -> Iterator[None]:
         """Uses the broker that runs, or one of this process for as long as the block lasts.
 
-        Raises StateLocked or SandboxUnavailable where there can be none.
+        A service of the Hub waits for the Hub's broker and never makes one: that would hold the state and serve the
+        control socket in its place. Raises BrokerDown, StateLocked or SandboxUnavailable where there can be none.
         """
-        if self.answers():
+        if self.answers() or self._hubs_answers():
             yield
             return
         from workbench.broker.service import running
 
         with running(self._settings):
             yield
+
+    def _hubs_answers(self) -> bool:
+        """Whether the Hub's own broker listens, waited for; False where no Hub started this process."""
+        if not os.environ.get("JUPYTERHUB_SERVICE_NAME"):
+            return False
+        deadline = time.monotonic() + HUBS_BROKER_SECONDS
+        while not self.answers():
+            if time.monotonic() > deadline:
+                raise BrokerDown("The Hub's broker does not answer.", hint="Look at the Hub's log.")
+            time.sleep(0.2)
+        return True
 
     @contextlib.contextmanager
     def binding(self, *, server: str, user: str, grant: str, purpose: str, seconds: int) -> Iterator[Binding]:
