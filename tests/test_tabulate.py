@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Iterator
-from datetime import date
+from datetime import date, timedelta
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from workbench.broker.tabulate import CATALOGUE, SpecRefused, check_spec, comput
 from workbench.broker.vault import Vault
 from workbench.deid.disclosure import Line
 from workbench.lake.release import Release
+from workbench.schema import value_sets
 from workbench.schema.sensitive import Category
 
 PUBLIC: dict[str, Any] = {
@@ -60,6 +61,8 @@ def release(lake: Path, *, part2: int = 40) -> Release:
     rows["value_set"] = [{"value_set": "race", "code": r, "label": r.title()} for r in RACES]
     chance = random.Random(8)
     hidden = 0
+    rows |= {name: [] for name in ("eligibility", "medical_claim_line", "diagnosis", "sensitive_claim")}
+    follow_ups: list[dict[str, Any]] = []
     for person in people():
         id, county = person["id"], person["county"]
         rows["member"].append(
@@ -83,7 +86,7 @@ def release(lake: Path, *, part2: int = 40) -> Release:
         for n in range(person["events"]):
             seven = chance.random() < 0.4
             thirty = seven or chance.random() < 0.4
-            by_part2 = thirty and hidden < part2
+            by_part2 = thirty and hidden < part2 and person["events"] == 1 and person["age"] > 5
             hidden += by_part2
             event = {
                 "measure": "FUM",
@@ -93,18 +96,72 @@ def release(lake: Path, *, part2: int = 40) -> Release:
                 "age": person["age"],
             }
             event |= {
-                "event_date": date(2025, chance.randrange(1, 13), 9),
+                "event_date": date(2025, chance.randrange(1, 12), 9),
                 "county_code": county,
                 "organisation_id": person["plan"],
             }
-            for basis, numerator in product(("all", "without_part2"), ("7d", "30d")):
-                met = (seven if numerator == "7d" else thirty) and not (basis == "without_part2" and by_part2)
-                rows["measure_event"].append({**event, "basis": basis, "numerator": numerator, "met": met})
+            for numerator in ("7d", "30d"):
+                met = seven if numerator == "7d" else thirty
+                rows["measure_event"].append({**event, "basis": "all", "numerator": numerator, "met": met})
+            if by_part2:
+                follow_ups.append(_care(rows, event, 3 if seven else 20))
     events = {e["event_id"]: e for e in rows["measure_event"]}.values()
     rows["medical_claim"] = [
-        {"claim_id": e["event_id"], "member_id": e["member_id"], "from_date": e["event_date"]} for e in events
+        {
+            "claim_id": e["event_id"],
+            "member_id": e["member_id"],
+            "from_date": e["event_date"],
+            "through_date": e["event_date"],
+            "bill_type": "0131",
+            "claim_status": "paid",
+        }
+        for e in events
     ]
+    rows["medical_claim"] += follow_ups
+    rows["value_set"] += value_sets.rows().to_pylist()
     return tiny_release.write(lake, rows)
+
+
+def _care(rows: dict[str, list[dict[str, Any]]], event: dict[str, Any], days: int) -> dict[str, Any]:
+    """What a measure sees of an emergency visit and of its follow-up, a Part 2 claim; gives the follow-up's header."""
+    member, day = event["member_id"], event["event_date"]
+    follow_up, then = f"F{event['event_id']}", day + timedelta(days=days)
+    rows["eligibility"].append(
+        {
+            "member_id": member,
+            "organisation_id": event["organisation_id"],
+            "start_date": date(2024, 1, 1),
+            "end_date": date(2026, 1, 31),
+            "county_code": event["county_code"],
+            "medical": True,
+        }
+    )
+    for claim, when, place in ((event["event_id"], day, None), (follow_up, then, "11")):
+        line = {
+            "claim_id": claim,
+            "member_id": member,
+            "line_number": 1,
+            "from_date": when,
+            "through_date": when,
+        }
+        emergency = {"revenue_code": "0450", "procedure_code": "99284"}
+        rows["medical_claim_line"].append(
+            {
+                **line,
+                **(emergency if place is None else {"place_of_service": place, "procedure_code": "99213"}),
+            }
+        )
+        code = {"role": "principal", "position": 1, "code_system": "ICD-10-CM", "code": "F329"}
+        rows["diagnosis"].append({"claim_id": claim, "member_id": member, **code, "from_date": when})
+    tag = {"kind": "medical", "category": "part2", "reason": "provider"}
+    rows["sensitive_claim"].append({"claim_id": follow_up, "member_id": member, **tag})
+    return {
+        "claim_id": follow_up,
+        "member_id": member,
+        "from_date": then,
+        "through_date": then,
+        "claim_status": "paid",
+    }
 
 
 @pytest.fixture(scope="module")
@@ -258,6 +315,23 @@ def test_whole_minus_visible_does_not_single_out_part_2_people(tmp_path: Path) -
     assert without["hidden"] and without["met"] is None
     assert with_["met"] is not None
     state.close()
+
+
+def test_the_visible_basis_is_what_the_slice_of_the_same_grant_shows(
+    lake: tuple[Release, Vault, Path],
+) -> None:
+    """Forty people's follow-up is a Part 2 claim: on the basis `visible` they have none, on the basis `all` they do."""
+    source, vault, folder = lake
+    excluding = slice_world.grant(organisation={"relation": "state"})
+    base = ensure_tabulation(source, excluding, vault, folder)
+    slice_ = ensure(source, excluding, vault, folder)
+    counted = "SELECT numerator, count(*), count(*) FILTER (met) FROM {} GROUP BY 1 ORDER BY 1"
+    visible = slice_world.query(base, counted.format("event WHERE basis = 'visible'"))
+    everything = slice_world.query(base, counted.format("event WHERE basis = 'all'"))
+    assert visible == slice_world.query(slice_, counted.format("measure_event"))
+    assert [a[1] - v[1] for a, v in zip(everything, visible, strict=True)] == [0, 0]
+    assert everything[0][0] == "30d" and everything[0][2] - visible[0][2] == 40
+    assert slice_world.column(slice_, "SELECT DISTINCT basis FROM measure_event") == ["visible"]
 
 
 def test_the_base_rests_on_every_claim_but_the_slice_of_the_same_grant_does_not(
