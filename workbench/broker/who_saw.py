@@ -12,6 +12,7 @@ left in plain; a caller who disguises them leaves a line of grade `possible` or 
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -178,7 +179,7 @@ def _ended(
         return Grade.NAMED, f"Wrote this member's id into a statement{shown}."
     if inside:
         return Grade.RETURNED, "Got an answer with this member in it."
-    tables = frozenset(json.loads(admission["tables"] or "[]"))
+    tables = _tables(admission["tables"])
     kept = slices.has(event["slice"])
     if kept is False or not (tables & member_tables() or said.startswith("tabulate ")):
         return None
@@ -231,7 +232,7 @@ def _cut_short(admission: Mapping[str, Any], wanted: Wanted, slices: _Slices) ->
     """What a read says whose end is not in the log: it runs still, or the broker died in it."""
     if admission["subject"] in wanted.subjects or wanted.named(admission["statement"] or ""):
         return Grade.NAMED, "Asked for this member by id; how that ended is not in the log."
-    tables = frozenset(json.loads(admission["tables"] or "[]"))
+    tables = _tables(admission["tables"])
     if (
         admission["subject"] is not None
         or not tables & member_tables()
@@ -255,6 +256,12 @@ def _events(engine: sa.Engine, before: int | None) -> Iterator[Mapping[str, Any]
             yield dict(row._mapping)
 
 
+@functools.lru_cache(10_000)
+def _tables(text: str | None) -> frozenset[str]:
+    return frozenset(json.loads(text or "[]"))
+
+
+@functools.cache
 def member_tables() -> frozenset[str]:
     """The tables whose rows belong to members."""
     return frozenset(
