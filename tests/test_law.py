@@ -14,6 +14,7 @@ import pytest
 import slice_world
 import tiny_release
 import yaml
+from broker_world import new_world
 from click.testing import CliRunner
 from pydantic import ValidationError
 
@@ -22,10 +23,12 @@ from workbench.broker.grants import GrantBook
 from workbench.broker.law import NOTICE_2_32, UnsourcedCategory, laws, refuse_unsourced, tables
 from workbench.broker.law.situations import reach
 from workbench.broker.law.truth import InvalidTruth, MemberRow, run_folder, run_law
-from workbench.broker.slices import ensure_member
+from workbench.broker.slices import ensure, ensure_member, ensure_tabulation, list_slices
+from workbench.broker.state import State
+from workbench.broker.vault import Vault
 from workbench.cli.policy import USERS, policy
 from workbench.deid.levels import Level
-from workbench.lake.release import Release
+from workbench.lake.release import Release, open_release
 from workbench.schema import sensitive
 from workbench.schema.sensitive import CATEGORIES, Category, Sourcing
 from workbench.settings import PROJECT
@@ -243,6 +246,41 @@ def test_a_grant_that_must_leave_out_what_no_sourced_list_finds_is_blocked(
     with pytest.raises(UnsourcedCategory) as caught:
         refuse_unsourced(hides, release)
     assert "hiv" in caught.value.reason and caught.value.http_status == 403
+
+
+def of_real_people(release: Release) -> Release:
+    """The release, said to be no synthetic one."""
+    manifest = release.path / "manifest.json"
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "synthetic": False}))
+    return open_release(release.path.parent.parent, release.id)
+
+
+def test_no_slice_of_any_kind_is_built_for_a_blocked_grant(tmp_path: Path) -> None:
+    lake = tmp_path / "lake"
+    release = of_real_people(slice_world.release(lake))
+    state = State(f"sqlite:///{tmp_path / 's.sqlite'}", tmp_path / "state")
+    vault, blocked = Vault(state), slice_world.grant(purposes=["treatment"], break_glass=True)
+    for build in (
+        lambda: ensure(release, blocked, vault, lake),
+        lambda: ensure_tabulation(release, blocked, vault, lake),
+        lambda: ensure_member(release, blocked, slice_world.A, frozenset(), tmp_path / "glass"),
+    ):
+        with pytest.raises(UnsourcedCategory):
+            build()
+    assert list_slices(lake) == []
+    assert ensure(release, slice_world.grant(**slice_world.INCLUDED), vault, lake).tables()
+    state.close()
+
+
+@pytest.mark.sandbox
+def test_the_broker_answers_a_blocked_grant_with_the_categories_and_an_open_one_with_data() -> None:
+    with new_world() as world:
+        of_real_people(open_release(world.where.lake))
+        with world.serve():
+            blocked = world.bind("ana", "demo-analyst", "operations").query("SELECT count(*) FROM member")
+            open_ = world.bind("rui", "demo-research-sh", "research").query("SELECT count(*) FROM member")
+    assert (blocked.status, blocked.json["code"]) == (403, "unsourced-category")
+    assert "genetic (demo)" in blocked.json["reason"] and open_.status == 200
 
 
 def test_the_demo_grants_work_on_synthetic_data_and_say_where_real_data_would_block_them() -> None:
