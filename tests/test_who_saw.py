@@ -108,6 +108,15 @@ def test_a_break_glass_names_its_member(log: Log) -> None:
     }
 
 
+def test_what_spoke_of_her_and_showed_nothing_comes_after_what_showed_her(log: Log) -> None:
+    log.audit.record("break-glass", user="dr", grant="g", subject=log.audit.subject(ADA))
+    for event in ("audit-who-saw", "policy-explained", "consent-given", "consent-revoked"):
+        log.audit.record(event, user="op", subject=log.audit.subject(ADA))
+    lines = log.of(ADA)
+    assert lines[0].user == "dr" and len(lines) == 5
+    assert all(line.says.endswith("no record was shown.") for line in lines[1:])
+
+
 def test_an_answer_with_her_in_it_returned_her_and_one_without_leaves_it_possible(log: Log) -> None:
     log.read("ana", members=2, returned=log.audit.returned([ADA, BEA], False))
     log.read("bob", members=1, returned=log.audit.returned([BEA], False))

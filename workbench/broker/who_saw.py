@@ -33,9 +33,10 @@ from workbench.schema import IdentifierClass, dictionary
 MEMBER = "member"
 BULK = "feed"
 """The channel that hands out whole tables."""
+NO_RECORD = "no record was shown."
+"""Ends what is said of an event that speaks of the member and showed nothing; these come last among the named."""
 RUN_OF_A_REPORT = "report"
 """The channel on which a report's run asks; who reads its output reads what those answers held."""
-A_LOOK = "Asked who saw this member; no record was shown."
 SHOWN_EVENTS = 20
 """Numbers of events that a line carries; the rest are counted."""
 _READ = ("seq", "at", "event", "query_id", "user", "grant", "purpose", "channel", "slice", "statement", "tables",
@@ -102,7 +103,7 @@ def who_saw(
         line.last, line.times = event["at"], line.times + 1
         line.events = [*line.events, event["seq"]][-SHOWN_EVENTS:]
     newest = sorted(lines.values(), key=lambda line: line.last, reverse=True)
-    return sorted(newest, key=lambda line: (line.grade, line.says == A_LOOK))
+    return sorted(newest, key=lambda line: (line.grade, line.says.endswith(NO_RECORD)))
 
 
 def _reads(
@@ -157,8 +158,10 @@ def _alone(event: Mapping[str, Any], wanted: Wanted) -> tuple[Grade, str] | None
         "break-glass": "Opened this member's record by break-glass.",
         "break-glass-read": "Read this member's record by break-glass.",
         "break-glass-ended": "The break-glass on this member ended.",
-        "audit-who-saw": A_LOOK,
-        "policy-explained": "An operator asked what somebody may see of this member; no record was shown.",
+        "audit-who-saw": f"Asked who saw this member; {NO_RECORD}",
+        "consent-given": f"Recorded a consent of this member; {NO_RECORD}",
+        "consent-revoked": f"Recorded that this member revoked a consent; {NO_RECORD}",
+        "policy-explained": f"An operator asked what somebody may see of this member; {NO_RECORD}",
     }.get(event["event"], f"Event {event['event']} on this member; the log has its details.")
 
 
