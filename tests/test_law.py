@@ -376,6 +376,8 @@ def test_a_truth_table_that_cannot_be_read_is_refused_by_file(tmp_path: Path, te
     with pytest.raises(InvalidTruth) as caught:
         run_folder(tmp_path, USERS)
     assert "odd.yaml" in caught.value.reason
+    checked = CliRunner().invoke(policy, ["check", "--grants", str(tmp_path)])
+    assert checked.exit_code == 1 and "fault: truth/odd.yaml" in checked.output
 
 
 def test_a_table_of_the_law_that_asks_for_what_there_is_not_is_refused() -> None:

@@ -17,7 +17,7 @@ from workbench.broker.directory import FileDirectory
 from workbench.broker.explained import category_fate, column_fate, column_named, members_of, sensitive_of
 from workbench.broker.grants import Decision, Grant, GrantBook, InvalidGrants, grant_schema
 from workbench.broker.law import allowing, unsourced
-from workbench.broker.law.truth import run_tables
+from workbench.broker.law.truth import run_tables, unreadable
 from workbench.cli.policy_data import diff, explain_member
 from workbench.deid.levels import NOT_SERVED, Level, uncovered
 from workbench.schema import Column, Table, dictionary
@@ -50,7 +50,7 @@ def policy() -> None:
 @_grants
 @_json
 def check(folder: Path | None, as_json: bool) -> None:
-    """Validate every grant, and prove that every column of every table has a rule at every level.
+    """Validate every grant and truth table, and prove that every column of every table has a rule at every level.
 
     Warns of grants that must leave out a category whose code list is not sourced: they are blocked on every release
     of real people. Exit code 1 when there is a fault.
@@ -64,6 +64,7 @@ def check(folder: Path | None, as_json: bool) -> None:
         warnings = [*_unsourced(book), *_ended(book)]
     except InvalidGrants as error:
         faults.extend(error.faults)
+    faults.extend(unreadable(folder or settings().grants))
     faults.extend(f"no rule for {where}" for where in uncovered())
     tables = dictionary()
     faults.extend(

@@ -169,6 +169,17 @@ def run_folder(folder: Path, users: Path) -> list[Outcome]:
     return outcomes
 
 
+def unreadable(folder: Path) -> list[str]:
+    """A sentence for each table beside the grants that cannot be read."""
+    faults = []
+    for file in sorted((folder / FOLDER).glob("*.yaml")):
+        try:
+            read_table(file)
+        except InvalidTruth as error:
+            faults.append(f"{FOLDER}/{error.reason}")
+    return faults
+
+
 def read_table(file: Path) -> TruthTable:
     """One file's table. Raises `InvalidTruth` with the row and the key."""
     try:
@@ -213,4 +224,4 @@ def _differs(case: str, expected: Any, found: Any) -> str | None:
     return None if expected == found else f"{case}: is {found}, should be {expected}"
 
 
-__all__ = ["InvalidGrants", "InvalidTruth", "Outcome", "run_folder", "run_law", "run_tables"]
+__all__ = ["InvalidGrants", "InvalidTruth", "Outcome", "run_folder", "run_law", "run_tables", "unreadable"]
