@@ -9,11 +9,10 @@ import socket
 import stat
 import subprocess
 import sys
-import time
 
 import pytest
 import sqlalchemy as sa
-from broker_world import BIG, SLOW, Bound, World, ask, new_world, until
+from broker_world import Bound, World, ask, new_world, until
 from gate_slice import statements
 
 from workbench.broker.frames import END_OF_STREAM
@@ -196,22 +195,6 @@ def test_the_log_is_for_auditors(world: World, service: Service, ana: Bound) -> 
         assert len(found) == 3 and all(event["user"] == "ana" for event in found)
     finally:
         world.users.write_text(world.users.read_text().replace(", auditors]", "]"))
-
-
-@pytest.mark.parametrize("sql", [SLOW, BIG])
-def test_a_caller_who_goes_away_ends_the_query_within_a_second(
-    world: World, service: Service, ana: Bound, sql: str
-) -> None:
-    raw = ana.posting(sql)
-    until(lambda: world.control("GET", "/health").json["workers"]["busy"])
-    if sql == BIG:
-        raw.recv(1000)
-    raw.close()
-    gone = time.monotonic()
-    until(lambda: not world.control("GET", "/health").json["workers"]["busy"])
-    assert time.monotonic() - gone < 2
-    until(lambda: world.log(user="ana")[-1]["outcome"] == "cancelled")
-    assert ana.query("SELECT 1").status == 200
 
 
 def test_an_error_after_the_first_byte_cuts_the_stream_and_its_reason_can_be_asked(ana: Bound) -> None:
