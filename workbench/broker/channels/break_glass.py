@@ -60,10 +60,21 @@ _log = logging.getLogger("workbench.broker")
 
 
 class BreakGlassRefused(WorkbenchError):
-    """The grant, its purpose or the number of open accesses does not allow it."""
+    """The grant or its purpose does not allow it."""
 
     code = "break-glass-refused"
     http_status = 403
+
+
+class TooManyAccesses(WorkbenchError):
+    """The caller has as many accesses open as one may. `retry_after` is in seconds, to the end of the first of them."""
+
+    code = "too-many-accesses"
+    http_status = 429
+
+    def __init__(self, retry_after: int):
+        super().__init__(f"{MOST_OPEN} accesses of yours are open.", hint="Wait until one ends.")
+        self.retry_after = retry_after
 
 
 class UnknownAccess(WorkbenchError):
@@ -108,8 +119,9 @@ def asked_for(body: Mapping[str, Any]) -> Asked:
             hint="It takes justification, reason, medical_emergency, minutes.",
         )
     text, reason = body.get("justification"), body.get("reason")
-    if not isinstance(text, str) or not len(" ".join(text.split())) >= SHORTEST or len(text) > LONGEST:
-        raise BadRequest(f"justification is a text of {SHORTEST} to {LONGEST} characters.")
+    words = " ".join(text.split()) if isinstance(text, str) else ""
+    if len(words) < SHORTEST or len(str(text)) > LONGEST or not words.isprintable():
+        raise BadRequest(f"justification is a text of {SHORTEST} to {LONGEST} printable characters.")
     if reason not in REASONS:
         raise BadRequest(f"reason is one of: {', '.join(REASONS)}.")
     emergency, minutes = body.get("medical_emergency", False), body.get("minutes", MINUTES)
@@ -117,7 +129,7 @@ def asked_for(body: Mapping[str, Any]) -> Asked:
         raise BadRequest("medical_emergency is true or false.")
     if isinstance(minutes, bool) or not isinstance(minutes, int) or not 1 <= minutes <= MOST_MINUTES:
         raise BadRequest(f"minutes is a whole number from 1 to {MOST_MINUTES}.")
-    return Asked(" ".join(text.split()), reason, emergency, minutes)
+    return Asked(words, reason, emergency, minutes)
 
 
 class BreakGlass:
@@ -232,12 +244,8 @@ class BreakGlass:
             raise BreakGlassRefused(reason, hint=f"{grant.approver} can say who may.")
         mine = [a for a in self._open.values() if a.user == caller.user]
         if opening and len(mine) + self._opening.get(caller.user, 0) >= MOST_OPEN:
-            raise BreakGlassRefused(
-                f"{MOST_OPEN} accesses of yours are open.",
-                hint="Wait until one ends.",
-                code="too-many-accesses",
-                http_status=429,
-            )
+            ends = min((access.until for access in mine), default=datetime.now(UTC))
+            raise TooManyAccesses(max(1, int((ends - datetime.now(UTC)).total_seconds()) + 1))
 
     def _build(
         self, release: Any, grant: Grant, member: str, included: frozenset[Category], folder: Path

@@ -100,6 +100,13 @@ class Channels:
             ) from None
         self.address = self._server.sockets[0].getsockname()[:2]
 
+    @property
+    def url(self) -> str:
+        """The listener's own address."""
+        host, port = self.address or ("localhost", 0)
+        scheme = "https" if self.broker.settings.api_tls_cert else "http"
+        return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
+
     async def stop(self) -> None:
         """Closes the listener and ends every break-glass access."""
         if self._server is not None:
@@ -206,7 +213,7 @@ def api_app(channels: Channels) -> Starlette:
         return json_answer(await broker.tabulate(caller, spec_of(await body_of(request))))
 
     async def openapi(request: Request) -> Response:
-        return JSONResponse(document())
+        return JSONResponse(document(channels.url))
 
     async def nothing(request: Request) -> Response:
         raise WorkbenchError(

@@ -14,10 +14,12 @@ from workbench.lib import risk
 
 
 @functools.cache
-def document() -> dict[str, Any]:
-    """The description as JSON values."""
+def document(url: str = "https://localhost") -> dict[str, Any]:
+    """The description as JSON values. `url` is the listener's own, without a path."""
     text = (resources.files(__package__) / "openapi.yaml").read_text(encoding="utf-8")
     found: dict[str, Any] = yaml.safe_load(text)
+    flows = found["components"]["securitySchemes"]["client"]["flows"]
+    flows["clientCredentials"]["tokenUrl"] = f"{url}/oauth/token"
     schemas = found["components"]["schemas"]
     schemas["Tier"]["properties"]["tier"]["enum"] = list(risk.TIERS)
     schemas["Tier"]["properties"]["age_band"]["enum"] = list(risk.BANDS)
