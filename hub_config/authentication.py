@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
+from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,15 @@ def way() -> str:
 def is_demo() -> bool:
     """Whether the demo's people log in."""
     return way() == "demo"
+
+
+def settings_for_services(environment: Mapping[str, str]) -> dict[str, str]:
+    """The workbench's settings that the Hub's services get: all but those of the login, which are the Hub's alone."""
+    return {
+        name: value
+        for name, value in environment.items()
+        if name.startswith("WORKBENCH_") and not name.startswith("WORKBENCH_OIDC_")
+    }
 
 
 def configure(c: Any, site: Settings, access: Access, public_url: str) -> None:

@@ -110,6 +110,7 @@ c.JupyterHub.default_url = "/hub/home"
 
 # services
 environment = {
+    **authentication.settings_for_services(os.environ),
     "WORKBENCH_LAKE": str(site.lake),
     "WORKBENCH_STATE": str(site.state),
     "WORKBENCH_RUN": str(site.run),

@@ -130,3 +130,9 @@ def words(page: str) -> str:
 def bound(hub: RunningHub) -> list[dict[str, Any]]:
     """The records of the sandboxes that run."""
     return [json.loads(path.read_text()) for path in (hub.data.run / "u").glob("*.json")]
+
+
+def below(pid: int) -> list[int]:
+    """The processes that a process started, and theirs."""
+    children = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return [one for child in children for one in (child, *below(child))]

@@ -1,13 +1,14 @@
-"""A broker without sandbox is told on every page of Hub, Lab and app; one with a sandbox says nothing of it."""
+"""A broker without sandbox is told on every page of Hub, Lab and app; settings reach the broker that the Hub starts."""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hub_fixture import HubData, RunningHub, free_port
-from oidc_fixture import copied
+from oidc_fixture import below, copied
 
 from hub_config.lab_page import mark
 
@@ -19,7 +20,9 @@ MARK = "NO SANDBOX"
 def bare(hub_data: HubData, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningHub]:
     """A Hub whose broker runs queries without a sandbox."""
     data = copied(hub_data, tmp_path_factory.mktemp("bare"))
-    running = RunningHub(data, free_port(), more={"WORKBENCH_INSECURE_NO_SANDBOX": "1"})
+    running = RunningHub(
+        data, free_port(), more={"WORKBENCH_INSECURE_NO_SANDBOX": "1", "WORKBENCH_AUDIT_RETENTION_YEARS": "7"}
+    )
     try:
         running.start()
         yield running
@@ -41,6 +44,14 @@ def test_every_page_says_that_the_broker_has_no_sandbox(bare: RunningHub) -> Non
     pat.start("demo-public", "program_administration")
     assert MARK in pat.get("/user/pat/").text
     pat.stop()
+
+
+def test_the_sites_settings_reach_the_broker_that_the_hub_starts(bare: RunningHub) -> None:
+    assert bare.process is not None
+    processes = [Path(f"/proc/{pid}") for pid in below(bare.process.pid)]
+    (broker,) = [p for p in processes if b"workbench.broker.service" in (p / "cmdline").read_bytes()]
+    told = (broker / "environ").read_bytes().split(b"\0")
+    assert b"WORKBENCH_AUDIT_RETENTION_YEARS=7" in told and b"WORKBENCH_INSECURE_NO_SANDBOX=1" in told
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 from hub_fixture import HubData
-from oidc_fixture import REFRESH_SECONDS, SECRET, SILENT_SECONDS, Site, bound, site_on, words
+from oidc_fixture import REFRESH_SECONDS, SECRET, SILENT_SECONDS, Site, below, bound, site_on, words
 from playwright.sync_api import sync_playwright
 from visitor import CellFailed, Kernel, Visitor
 from websocket import WebSocketException
@@ -245,7 +245,7 @@ def test_tokens_lie_encrypted_and_the_secrets_are_in_no_environment(site: Site) 
     whole = b"".join(path.read_bytes() for path in state.glob("jupyterhub.sqlite*"))
     assert b"rui@research.example" not in whole
     assert site.hub.process is not None
-    children = [site.hub.process.pid, *_below(site.hub.process.pid)]
+    children = [site.hub.process.pid, *below(site.hub.process.pid)]
     key = (state / "auth_state.key").read_text().strip()
     for pid in children:
         environment = Path(f"/proc/{pid}/environ").read_bytes()
@@ -277,8 +277,3 @@ def test_the_landing_page_of_a_stakeholder_opens_the_dashboard_with_one_tap_on_a
         page.goto(f"{site.hub.url}/user/pat/lab")
         assert "There is no such page" in page.inner_text("main")
         browser.close()
-
-
-def _below(pid: int) -> list[int]:
-    children = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    return [one for child in children for one in (child, *_below(child))]
