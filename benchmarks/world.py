@@ -21,7 +21,6 @@ import yaml
 
 from benchmarks.harness import PROJECT
 from benchmarks.multiply import HALVES, multiply
-from workbench.broker.grant_model import Grant, Sensitive
 from workbench.client.session import Session, connect
 from workbench.lake import release
 from workbench.lake.provenance import code_list_digests
@@ -42,15 +41,19 @@ PURPOSES = {
     "safe_harbor": ("research", "deidentified_164_514"),
 }
 """Level -> its purpose here, and the basis on which Part 2 is included."""
-PLAN, WHOLE, TENTH, TENTH_LIMITED, HARBOUR = (
+PLAN, WHOLE, TENTH, TENTH_ORDINARY, TENTH_LIMITED, HARBOUR = (
     "bench-plan",
     "bench-whole",
     "bench-tenth",
+    "bench-tenth-ordinary",
     "bench-tenth-limited",
     "bench-safe-harbor",
 )
-"""Grants: one plan (5 %), the whole state, two plans (10 %) at two levels, and Safe Harbor, which is state-wide."""
+"""Grants: one plan (5 %), the whole state, two plans (10 %) with and without the sensitive categories and at level
+limited, and Safe Harbor, which is state-wide."""
 GROUP = "bench"
+SLICE_BUDGET = 12 << 30
+"""Bytes of slices that are kept from run to run: those of older code go when newer ones need the room."""
 USERS = 50
 
 
@@ -124,6 +127,7 @@ class World:
         (folder / "organisations.yaml").write_text(yaml.safe_dump({"organisations": registry}))
         _grant(folder, PLAN, "identified", halves[:1])
         _grant(folder, TENTH, "identified", halves)
+        _grant(folder, TENTH_ORDINARY, "identified", halves, sensitive=False)
         _grant(folder, TENTH_LIMITED, "limited", halves)
         _grant(folder, WHOLE, "identified", [])
         _grant(folder, HARBOUR, "safe_harbor", [])
@@ -151,6 +155,7 @@ class World:
             "WORKBENCH_RUN": str(work / "run"),
             "WORKBENCH_GRANTS": str(work / "grants"),
             "WORKBENCH_USERS": str(work / "users.yaml"),
+            "WORKBENCH_SLICE_BUDGET": str(SLICE_BUDGET),
         }
         control = work / "run" / "control" / "control.sock"
         log = work / "broker.log"
@@ -276,10 +281,10 @@ def _purpose(grant: str) -> str:
     return PURPOSES[_level(grant)][0]
 
 
-def _grant(folder: Path, name: str, level: str, plans: list[str]) -> None:
-    """A grant that leaves nothing out: every table, every category; its limits are no limits."""
+def _grant(folder: Path, name: str, level: str, plans: list[str], *, sensitive: bool = True) -> None:
+    """A grant of every table, with every sensitive category or with none; its limits are no limits."""
     purpose, basis = PURPOSES[level]
-    sensitive = {str(category): "include" for category in Category if category in Sensitive.model_fields}
+    included = {**{str(category): "include" for category in Category}, "basis": basis} if sensitive else {}
     spec: dict[str, Any] = {
         "name": name,
         "title": f"Benchmark, {level}",
@@ -287,7 +292,8 @@ def _grant(folder: Path, name: str, level: str, plans: list[str]) -> None:
         "organisation": {"relation": "mcp", "ids": plans} if plans else {"relation": "state"},
         "level": level,
         "tables": "all",
-        "sensitive": {**sensitive, "basis": basis},
+        "sensitive": included,
+        "recipient": {"id": "bench", "state": "CA"},
         "purposes": [purpose],
         "agreement": "BENCH",
         "approver": "Benchmark",
@@ -301,8 +307,6 @@ def _grant(folder: Path, name: str, level: str, plans: list[str]) -> None:
             "seconds_per_query": 900,
         },
     }
-    if "recipient" in Grant.model_fields:
-        spec["recipient"] = {"id": "bench", "state": "CA"}
     (folder / f"{name}.yaml").write_text(yaml.safe_dump(spec))
 
 
