@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import html
 import json
 import re
 import resource
@@ -22,6 +23,7 @@ from report_world import GOLDEN, MET_7D, MET_30D, SIERRA, VISITS
 
 from workbench.broker.audit import events
 from workbench.broker.grants import GrantRefused
+from workbench.broker.law import NOTICE_2_32
 from workbench.errors import WorkbenchError
 from workbench.reports import present
 from workbench.reports.catalogue import Catalogue, CatalogueRefused, NoOwner, ParameterRefused, Report
@@ -243,6 +245,7 @@ def test_the_output_is_readable_to_the_operator_only_and_its_manifest_has_every_
         assert stamp[fact], fact
         assert str(stamp[fact]) in page, fact
     assert "SYNTHETIC DATA" in page
+    assert page.count(html.escape(NOTICE_2_32)) == 1, "its grant includes Part 2 records"
 
 
 @pytest.mark.sandbox

@@ -6,7 +6,7 @@ import html
 import sys
 import textwrap
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -22,6 +22,10 @@ _PANEL = (
 )
 _HEAD = "text-align:left;padding:4px 12px;background:#f1f5f9;color:#0f172a;font-weight:600;white-space:nowrap"
 _CELL = "padding:3px 12px;border-top:1px solid #e2e8f0;white-space:nowrap;color:#0f172a;text-align:left"
+_NOTE = (
+    "font:12px/1.45 system-ui,-apple-system,'Segoe UI',sans-serif;color:#475569;border-left:3px solid #b45309;"
+    "padding:2px 10px;margin:6px 0;max-width:100ch"
+)
 _MARK = (
     "display:inline-block;background:#b45309;color:#fff;font-weight:700;font-size:11px;letter-spacing:.04em;"
     "border-radius:3px;padding:1px 6px;margin-right:8px"
@@ -36,12 +40,27 @@ class _Broker:
 
 
 def tell_of_broker(*, insecure: bool, notice: str) -> None:
-    """Prints the notice that accompanies the answers (42 CFR 2.32) and the lack of a sandbox, each once."""
+    """Shows the notice that accompanies the answers (42 CFR 2.32) and the lack of a sandbox, each once."""
     if insecure and not _Broker.insecure:
-        print(INSECURE)
+        _say(INSECURE)
     if notice and notice != _Broker.noticed:
-        print(textwrap.fill(notice, 110))
+        _say(notice)
     _Broker.insecure, _Broker.noticed = insecure, notice or _Broker.noticed
+
+
+def _say(text: str) -> None:
+    """A paragraph in a notebook, a report or an app; elsewhere printed lines."""
+    if _shell() is None:
+        print(textwrap.fill(text, 110))
+        return
+    from IPython.display import display
+
+    display({"text/html": f'<p style="{_NOTE}">{html.escape(text)}</p>', "text/plain": text}, raw=True)
+
+
+def _shell() -> Any:
+    ipython = sys.modules.get("IPython")
+    return ipython.get_ipython() if ipython is not None else None
 
 
 def insecure() -> bool:
@@ -121,8 +140,7 @@ def text_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[st
 
 def figures_as_svg() -> None:
     """In a notebook, shows matplotlib figures as SVG in the house fonts. Nothing is imported for it."""
-    ipython = sys.modules.get("IPython")
-    shell = ipython.get_ipython() if ipython is not None else None
+    shell = _shell()
     if shell is not None:
         formatter = shell.display_formatter.formatters["image/svg+xml"]
         formatter.for_type_by_name("matplotlib.figure", "Figure", _svg)
