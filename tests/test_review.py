@@ -64,7 +64,7 @@ def test_break_glass_comes_first_then_denials_then_volume_then_first_uses(days: 
         ("volume", "ana"),
         ("first-use", "ana"),
     ]
-    assert found[0].says.endswith("emergency · Found unconscious.")
+    assert found[0].says.endswith("emergency · Found unconscious. Looked at it 0 times.")
     assert (found[1].times, found[1].says) == (2, "Refused 2 times: Not your group.")
     assert found[2].says.startswith("90,000 rows on") and "500 a day" in found[2].says
 
@@ -79,6 +79,22 @@ def test_what_was_signed_is_gone_and_what_happens_after_it_comes_back(days: Days
     assert (again.id, again.times, again.first) == ("D3", 2, item.first)
     with pytest.raises(NothingToSign):
         check_sign_off([again], item.id, "audrey", "")
+
+
+def test_a_look_by_a_break_glass_that_was_signed_off_brings_it_back(days: Days) -> None:
+    said = {
+        "user": "dr",
+        "grant": "care",
+        "subject": days.audit.subject(MEMBER),
+        "statement": "break-glass 1234",
+    }
+    days.audit.record("break-glass", **said, code="emergency")
+    days.audit.record("break-glass-read", **said)
+    days.sign(days.queue()[0])
+    assert days.queue() == []
+    days.audit.record("break-glass-read", **said)
+    days.audit.record("break-glass", **said | {"statement": "break-glass 5678"}, code="emergency")
+    assert [(item.id, item.times) for item in days.queue()] == [("B5", 0), ("B4", 2)]
 
 
 def test_denials_are_one_item_a_day_a_person_a_grant_and_a_reason(days: Days) -> None:
@@ -207,8 +223,8 @@ def test_a_command_that_fails_or_hangs_holds_up_no_event(days: Days, monkeypatch
     assert len((days.audit.folder / "alerts.jsonl").read_text().splitlines()) == 4
 
 
-def test_break_glass_and_pruning_alert() -> None:
-    assert {"break-glass", "audit-pruned"} <= ALERTS
+def test_break_glass_every_look_by_it_and_pruning_alert() -> None:
+    assert {"break-glass", "break-glass-read", "audit-pruned"} <= ALERTS
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,6 @@
 """The review queue: what an auditor should look at, in the order in which it matters, until she signs it off.
 
-    break-glass    every access that a person opened for herself in an emergency
+    break-glass    every access that a person opened for herself in an emergency, with the looks by it
     alert          what else alerted an auditor (a pruning)
     denied         refusals of one day, person, grant and reason
     volume         a day on which somebody got far more rows than on her own days before
@@ -28,6 +28,8 @@ from workbench.errors import WorkbenchError
 
 KINDS = {"B": "break-glass", "A": "alert", "D": "denied", "V": "volume", "L": "lookups", "F": "first-use"}
 """By the letter with which an item's id begins, in the order of the queue."""
+BREAK_GLASS = ("break-glass", "break-glass-read")
+"""An access, and a look by it."""
 DENIALS = ("refused", "binding-refused", "report-refused", "audit-refused", "break-glass-refused")
 SIGNED = "review-signed"
 BROKER = "broker"
@@ -103,8 +105,8 @@ def queue(engine: sa.Engine) -> list[Item]:
     signed = set(_signed(engine))
     with engine.connect() as connection:
         found = [
-            *_events(connection, "B", ("break-glass",)),
-            *_events(connection, "A", tuple(sorted(ALERTS - {"break-glass"}))),
+            *_break_glass(connection),
+            *_other_alerts(connection),
             *_denials(connection),
             *_first_uses(connection),
         ]
@@ -208,26 +210,41 @@ def is_far(amount: float, past: Sequence[float], floor: float) -> bool:
     return 0.6745 * (amount - usual) > FAR * max(spread, LEAST_SPREAD * usual, LEAST_SPREAD * floor)
 
 
-def _events(connection: sa.Connection, letter: str, kinds: Sequence[str]) -> Iterator[Item]:
-    e = audit_event.c
-    query = sa.select(e.seq, e.at, e.event, e.user, e.grant, e.code, e.reason, e.detail).where(
-        e.event.in_(kinds)
-    )
-    for row in connection.execute(query):
-        said = " · ".join(filter(None, (row.code, row.reason, row.detail if letter == "B" else None)))
-        says = (
-            "Opened one member's record by break-glass" if letter == "B" else row.event
-        ) + f": {said or 'no reason'}"
+def _break_glass(connection: sa.Connection) -> Iterator[Item]:
+    """One item per access, with the looks by it: a later look brings a signed one back."""
+    e, subject = audit_event.c, {c.name: c for c in readable(connection.engine)}["subject"]
+    query = sa.select(
+        e.seq, e.at, e.event, e.user, e.grant, e.code, e.reason, e.detail, e.statement, subject
+    ).where(e.event.in_(BREAK_GLASS))
+    accesses: dict[tuple[Any, ...], list[Any]] = defaultdict(list)
+    for row in connection.execute(query.order_by(e.seq)):
+        accesses[row.user, row.grant, row.subject, row.statement].append(row)
+    for rows in accesses.values():
+        first, last = rows[0], rows[-1]
+        said = " · ".join(filter(None, (first.code, first.reason, first.detail))) or "no reason"
+        looks = sum(row.event != BREAK_GLASS[0] for row in rows)
+        says = f"Opened one member's record by break-glass: {said.rstrip('.')}. Looked at it {looks:,} time{'' if looks == 1 else 's'}."
         yield Item(
-            f"{letter}{row.seq}",
-            KINDS[letter],
-            row.at,
-            row.user or "",
-            row.grant or "",
+            f"B{last.seq}",
+            KINDS["B"],
+            last.at,
+            first.user or "",
+            first.grant or "",
             says,
-            1,
-            row.seq,
-            row.seq,
+            looks,
+            first.seq,
+            last.seq,
+        )
+
+
+def _other_alerts(connection: sa.Connection) -> Iterator[Item]:
+    e = audit_event.c
+    kinds = sorted(ALERTS - set(BREAK_GLASS))
+    query = sa.select(e.seq, e.at, e.event, e.user, e.grant, e.reason).where(e.event.in_(kinds))
+    for row in connection.execute(query):
+        says = f"{row.event}: {row.reason or 'see the event'}"
+        yield Item(
+            f"A{row.seq}", KINDS["A"], row.at, row.user or "", row.grant or "", says, 1, row.seq, row.seq
         )
 
 
