@@ -302,6 +302,22 @@ def test_a_group_taken_away_and_a_grant_that_ended_stop_a_running_server_at_once
         assert {"refused"} == {e["event"] for e in world.log()[-4:]}
 
 
+def test_on_real_data_a_category_without_a_sourced_list_blocks_every_grant_that_must_leave_it_out() -> None:
+    with new_world() as world:
+        for manifest in world.where.lake.glob("releases/*/manifest.json"):
+            manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"synthetic": False}))
+        with world.serve():
+            who = world.bind("ana", "demo-analyst", "operations")
+            for path, body in (
+                ("/query", {"sql": "SELECT 1"}),
+                ("/tabulate", {"table": "members_by_county", "year": 2025}),
+            ):
+                reply = who.ask("POST", path, body)
+                assert (reply.status, reply.json["code"]) == (403, "unsourced-category")
+                assert "hiv" in reply.json["reason"]
+            assert {"refused"} == {e["event"] for e in world.log() if e["code"] == "unsourced-category"}
+
+
 def test_nothing_is_served_while_the_audit_cannot_be_written() -> None:
     with new_world() as world, world.serve() as service:
         who = world.bind("ana", "demo-analyst", "operations")
