@@ -88,10 +88,10 @@ def test_nobody_else_reads_the_log_or_is_led_to_it(hub, asked, name):
 @pytest.mark.sandbox
 def test_every_look_of_an_auditor_is_an_event_of_the_chain(hub, asked):
     before = len(_events(hub, "audit-read"))
-    hub.visitor("audrey").get(PAGE + "?user=ana&event=ended")
+    hub.visitor("audrey").get(PAGE + "?user=rui&event=ended")
     new = _events(hub, "audit-read")[before:]
     assert [(event.user, event.channel) for event in new] == [("audrey", "reports")]
-    assert "user=ana" in new[0].statement
+    assert "user=rui" in new[0].statement
     hub.visitor("rui").get(PAGE)
     assert (_events(hub, "audit-refused")[-1].user, _events(hub, "audit-refused")[-1].code) == (
         "rui",

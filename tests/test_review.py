@@ -267,6 +267,19 @@ def test_over_the_control_socket_every_look_and_every_sign_off_is_an_event_of_th
 
 
 @pytest.mark.sandbox
+def test_an_id_typed_into_the_wrong_field_does_not_get_into_the_log(world: World) -> None:
+    with world.serve() as service:
+        engine = service.broker.state.engine
+        service.broker.audit.record("ended", user="ana")
+        for query in (f"user={MEMBER}", f"grant={MEMBER}", f"event={MEMBER}"):
+            assert world.control("GET", f"/audit?auditor=audrey&{query}").json["events"] == []
+        world.control("GET", "/audit?auditor=audrey&user=ana")
+        log = events(engine)
+        assert log[-1]["statement"] == "audit user=ana"
+        assert MEMBER not in json.dumps(log)
+
+
+@pytest.mark.sandbox
 def test_on_a_servers_socket_the_log_is_open_to_auditors_alone_and_a_refusal_is_written_down(
     world: World,
 ) -> None:

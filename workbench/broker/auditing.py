@@ -15,6 +15,7 @@ import sqlalchemy as sa
 
 from workbench.broker import review
 from workbench.broker.audit import Audit
+from workbench.broker.audit_chain import audit_event
 from workbench.broker.audit_prune import plan, prune, retention_years
 from workbench.broker.audit_read import events
 from workbench.broker.who_saw import who_saw
@@ -24,7 +25,8 @@ LONGEST_MEMBER_ID = 64
 LONGEST_NOTE = 1_000
 SHOWN_DAYS = 35
 """Of the volume beside the queue."""
-FILTERS = ("user", "grant", "event", "since", "until", "limit", "before")
+NAMES = ("user", "grant", "event")
+FILTERS = (*NAMES, "since", "until", "limit", "before")
 
 
 class CannotAsk(WorkbenchError):
@@ -45,7 +47,7 @@ class Auditing:
 
     async def events(self, reader: str, channel: str, **filters: Any) -> list[dict[str, Any]]:
         """The newest events that fit, oldest first. Raises AuditUnavailable."""
-        said = ", ".join(f"{name}={value}" for name, value in sorted(filters.items()))
+        said = await asyncio.to_thread(self._words, filters)
         number = await self._say("audit-read", reader, channel, statement=f"audit {said}".strip())
         filters["before"] = min(number, int(filters.get("before") or number))
         return await asyncio.to_thread(lambda: events(self._engine, **filters))
@@ -112,6 +114,18 @@ class Auditing:
             "audit-exported", reader, "operator", statement=f"audit export {form} {span}"
         )
         return {"through": number}
+
+    def _words(self, filters: dict[str, Any]) -> str:
+        """The filters as the log keeps them; what no event holds might be anything, an id too, and is marked."""
+        said = []
+        for name, value in sorted(filters.items()):
+            if name in NAMES:
+                query = sa.select(audit_event.c.seq).where(audit_event.c[name] == value).limit(1)
+                with self._engine.connect() as connection:
+                    known = connection.scalar(query) is not None
+                value = value if known else self._audit.mark(str(value))
+            said.append(f"{name}={value}")
+        return " ".join(said)
 
     async def _say(self, event: str, reader: str, channel: str, **said: Any) -> int:
         future = self._audit.submit(event, user=reader, channel=channel, outcome="answered", **said)
