@@ -129,7 +129,9 @@ def _claim(r: random.Random, rows: dict[str, list[Row]], member: str, id: str) -
     elif final:
         rows["pharmacy_claim"].append({**base, "version": 1, "fill_date": day, "drug_name": "x"})
     for version in range(1, r.randint(2, 3)):
-        rows["claim_version"].append({**base, "kind": kind, "version": version, "outcome": "final"})
+        rows["claim_version"].append(
+            {**base, "kind": kind, "version": version, "outcome": "final" if final else "void"}
+        )
     for category in r.sample(list(Category), r.choice([0, 0, 1, 2])):
         rows["sensitive_claim"].append({**base, "kind": kind, "category": str(category), "reason": "line"})
     for n, spoken_of in enumerate(r.sample([claim, None, "unknown"], r.randint(0, 2))):

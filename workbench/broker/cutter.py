@@ -158,7 +158,8 @@ class Cutter:
         )
         others = (
             f"SELECT DISTINCT v.kind, v.claim_id, v.member_id FROM {release.relation('claim_version')} v "
-            f"ANTI JOIN ({headers}) h ON h.kind = v.kind AND h.claim_id = v.claim_id"
+            f"ANTI JOIN ({headers}) h ON h.kind = v.kind AND h.claim_id = v.claim_id "
+            "WHERE v.outcome IS DISTINCT FROM 'final'"
         )
         kept = (
             f"SELECT c.kind, c.claim_id, p.rank FROM ({headers} UNION ALL {others}) c "

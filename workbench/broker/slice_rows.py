@@ -59,8 +59,8 @@ def _with_claims(release: Release, table: Table, served: tuple[Served, ...]) -> 
     values = {c.name: tokens.get(c.column.name) or _value(c, release, "false") for c in served}
     return (
         f"SELECT {_listed(values)} FROM {release.relation(table.name)} s "
-        "JOIN permitted p ON p.member_id = s.member_id "
-        f"JOIN claim_key k ON k.id = s.{claim} AND k.kind = {kind} AND k.member_rank = p.rank "
+        f"JOIN claim_key k ON k.id = s.{claim} AND k.kind = {kind} "
+        "JOIN permitted p ON p.rank = k.member_rank AND p.member_id = s.member_id "
         f"ORDER BY {', '.join(['k.member_rank', 'k.prefix', *_rest(table, served, values)])}"
     )
 
