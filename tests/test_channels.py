@@ -16,6 +16,7 @@ from broker_world import until
 from channel_world import LIMITED, NOBODY, Api, Holder, api, write_grant
 from slice_world import PART2, A, C, D, E, F
 
+import workbench as wb
 from workbench.broker.channels import matrix
 from workbench.lib import lmr
 from workbench.schema import dictionary
@@ -238,6 +239,15 @@ def test_a_server_of_the_hub_has_the_channels_of_its_own_grant_alone(served: Api
     closed = served.world.bind("ana", "demo-analyst", "operations")
     assert closed.ask("GET", f"/members/{A}/record").status == 403
     assert closed.ask("GET", "/feed/member").status == 403
+
+
+def test_a_notebook_asks_for_one_member_by_name_of_the_method(served: Api) -> None:
+    bound = served.world.bind("ana", "api-care", "operations")
+    session = wb.connect(bound.socket, bound.token)
+    assert session.record(A)["member_id"] == A
+    assert session.risk(C)["risk"]["tier"] == "low"
+    with pytest.raises(wb.WorkbenchError, match="no such member"):
+        session.record(D)
 
 
 def test_an_expired_grant_ends_its_clients_at_the_next_request(served: Api) -> None:

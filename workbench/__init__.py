@@ -13,11 +13,13 @@ _NAMES = {
     "connect": ("workbench.client", "connect"),
     "Session": ("workbench.client", "Session"),
     "WorkbenchError": ("workbench.errors", "WorkbenchError"),
+    "lmr": ("workbench.lib.lmr", None),
     "measures": ("workbench.lib.measures", None),
     "plots": ("workbench.lib.plots", None),
+    "risk": ("workbench.lib.risk", None),
 }
 
-__all__ = ["Session", "WorkbenchError", "connect", "measures", "plots"]
+__all__ = ["Session", "WorkbenchError", "connect", "lmr", "measures", "plots", "risk"]
 
 
 def __getattr__(name: str) -> Any:

@@ -6,6 +6,7 @@ import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from workbench.client import show
 from workbench.client.errors import ClientError, NotInThisGrant
@@ -157,6 +158,18 @@ class Session:
         """
         answer = self._transport.post("/tabulate", {"table": table, "params": params})
         return Tabulation(answer)
+
+    def record(self, member: str) -> dict[str, Any]:
+        """The longitudinal record of one member by id, in sections, where the grant opens the LMR API.
+
+        Raises BrokerRefusal; a member outside the grant and nobody's id get the same one. The look-up is audited with
+        the member.
+        """
+        return self._transport.get(f"/members/{quote(member, safe='')}/record")
+
+    def risk(self, member: str) -> dict[str, Any]:
+        """The risk tier of one member by id, where the grant opens the Risk API. Raises what `record` raises."""
+        return self._transport.get(f"/members/{quote(member, safe='')}/risk")
 
     def measure(self, name: str, *, year: int, visible_only: bool = False) -> MeasureResult:
         """A quality measure over this slice, event by event.
