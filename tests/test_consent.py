@@ -236,3 +236,26 @@ def test_the_command_line_gives_imports_lists_and_revokes(
         ("00000004D", "all", False, False),
         ("00000004D", "all", True, True),
     ]
+
+
+def test_over_the_disk_budget_the_slice_that_nobody_uses_goes(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORKBENCH_SLICE_BUDGET", "1")
+    monkeypatch.setattr("workbench.broker.shelf.STILL_WANTED_SECONDS", 0.0)
+    with world.serve():
+        assert operator(world, SEEN).status == 200
+        first = {s["id"] for s in world.control("GET", "/slices").json["slices"]}
+        reply = world.control(
+            "POST", "/query", {"grant": "demo-analyst", "sql": "SELECT count(*) FROM member"}
+        )
+        while reply.status == 202:
+            reply = world.control(
+                "POST", "/query", {"grant": "demo-analyst", "sql": "SELECT count(*) FROM member"}
+            )
+        assert reply.status == 200, reply.json
+        left = {s["id"] for s in world.control("GET", "/slices").json["slices"]}
+        assert len(left) == 1 and not left & first
+        assert operator(world, SEEN).status == 200
+        evicted = [e for e in world.control("GET", "/audit").json["events"] if e["event"] == "slice-evicted"]
+    assert {e["slice"] for e in evicted} >= first
