@@ -15,7 +15,7 @@ from hub_config.access import Access
 from hub_config.identities import Identities
 from hub_config.keyfiles import keys_of
 from hub_config.membership import Membership
-from hub_config.oidc import Provider, provider
+from hub_config.oidc import SETTINGS, Provider, provider
 from workbench.errors import WorkbenchError
 from workbench.settings import Settings
 
@@ -50,7 +50,7 @@ def settings_for_services(environment: Mapping[str, str]) -> dict[str, str]:
     return {
         name: value
         for name, value in environment.items()
-        if name.startswith("WORKBENCH_") and not name.startswith("WORKBENCH_OIDC_")
+        if name.startswith("WORKBENCH_") and name not in SETTINGS
     }
 
 
@@ -89,6 +89,7 @@ def _oidc(c: Any, found: Provider, hub: Path, access: Access, reports: Path) -> 
     ours.username_claim = found.username_claim
     ours.groups_claim = found.groups_claim
     ours.scope = list(found.scopes)
+    ours.basic_auth = found.basic
     ours.silent_seconds = found.silent_seconds
     ours.http_request_kwargs = {"connect_timeout": 5, "request_timeout": 10}
     ours.access = access

@@ -1,4 +1,4 @@
-"""A site's own login: the settings of its OpenID Connect provider, from WORKBENCH_OIDC_*."""
+"""A site's own login: the settings of its OpenID Connect provider, from the environment."""
 
 from __future__ import annotations
 
@@ -20,6 +20,20 @@ ENDPOINTS = {
     "WORKBENCH_OIDC_USERINFO_URL": "userinfo_endpoint",
 }
 """Setting -> its name in the provider's own description (OpenID Connect Discovery 1.0, section 3)."""
+BASIC = "client_secret_basic"
+SETTINGS = frozenset(
+    {
+        *NEEDED,
+        *ENDPOINTS,
+        "WORKBENCH_OIDC_CALLBACK_URL",
+        "WORKBENCH_OIDC_USERNAME_CLAIM",
+        "WORKBENCH_OIDC_GROUPS_CLAIM",
+        "WORKBENCH_OIDC_SCOPES",
+        "WORKBENCH_OIDC_REFRESH_SECONDS",
+        "WORKBENCH_OIDC_SILENT_SECONDS",
+    }
+)
+"""All that is read here; no other process gets any of it."""
 WELL_KNOWN = "/.well-known/openid-configuration"
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 DISCOVERY_SECONDS = 10
@@ -63,6 +77,8 @@ class Provider:
     username_claim: str
     groups_claim: str
     scopes: tuple[str, ...]
+    basic: bool
+    """Whether the Hub names itself in a header (the standard's default) or in the form."""
     refresh_seconds: int
     silent_seconds: int
 
@@ -80,6 +96,7 @@ def provider(environment: Mapping[str, str], public_url: str) -> Provider:
         )
     issuer = safe_url(environment["WORKBENCH_OIDC_ISSUER"], "WORKBENCH_OIDC_ISSUER")
     urls = {name: environment.get(name, "") for name in ENDPOINTS}
+    described: dict[str, Any] = {}
     if not all(urls.values()):
         described = discover(issuer)
         urls = {name: urls[name] or str(described.get(key, "")) for name, key in ENDPOINTS.items()}
@@ -106,6 +123,7 @@ def provider(environment: Mapping[str, str], public_url: str) -> Provider:
         username_claim=environment.get("WORKBENCH_OIDC_USERNAME_CLAIM") or "preferred_username",
         groups_claim=environment.get("WORKBENCH_OIDC_GROUPS_CLAIM") or "groups",
         scopes=tuple(scopes),
+        basic=BASIC in (described.get("token_endpoint_auth_methods_supported") or [BASIC]),
         refresh_seconds=_seconds(
             environment, "WORKBENCH_OIDC_REFRESH_SECONDS", REFRESH_SECONDS, LONGEST_REFRESH_SECONDS
         ),

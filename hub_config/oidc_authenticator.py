@@ -154,6 +154,8 @@ class GroupsAuthenticator(GenericOAuthenticator):  # type: ignore[misc]
         The new model; True while the provider is silent and its last answer still counts; False for one who has to
         log in again, whose groups are gone from the Hub by then.
         """
+        if handler is not None and not hasattr(handler, "_token_authenticated"):
+            handler._token_authenticated = False  # JupyterHub 6.1 reads this where only a token has set it
         async with self._locks[user.name]:
             model: dict[str, Any] | None = None
             try:

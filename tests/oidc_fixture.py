@@ -23,6 +23,8 @@ from visitor import Visitor
 SECRET = "the-hub's-own-secret"
 REFRESH_SECONDS = 3
 SILENT_SECONDS = 8
+TOKEN_SECONDS = 6
+"""So short that tests which take longer rest on refresh tokens."""
 
 
 @dataclass
@@ -39,7 +41,9 @@ class Provider:
     def start(self) -> None:
         command = Path(sys.prefix) / "bin" / "oidc-provider-mock"
         self.process = subprocess.Popen(
-            [str(command), "--port", str(self.port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            [str(command), "--port", str(self.port), "--token-max-age", str(TOKEN_SECONDS)],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
         deadline = time.monotonic() + 30
         while True:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import sqlite3
 import stat
 import time
@@ -13,7 +14,17 @@ from pathlib import Path
 import pytest
 import yaml
 from hub_fixture import HubData
-from oidc_fixture import REFRESH_SECONDS, SECRET, SILENT_SECONDS, Site, below, bound, site_on, words
+from oidc_fixture import (
+    REFRESH_SECONDS,
+    SECRET,
+    SILENT_SECONDS,
+    TOKEN_SECONDS,
+    Site,
+    below,
+    bound,
+    site_on,
+    words,
+)
 from playwright.sync_api import sync_playwright
 from visitor import CellFailed, Kernel, Visitor
 from websocket import WebSocketException
@@ -233,6 +244,25 @@ def test_a_provider_that_falls_silent_ends_nothing_at_once_and_everything_after_
         site.provider.start()
 
 
+def test_a_group_taken_away_while_the_hub_was_down_ends_the_server_when_it_is_back(site: Site) -> None:
+    working(site, "kay", ["mcp-sierra-vista"])
+    site.hub.kill(signal.SIGKILL)
+    assert bound(site.hub), "servers outlive the Hub"
+    site.provider.person("kay", ["everyone"])
+    site.hub.start()
+    until(lambda: not bound(site.hub), REFRESH_SECONDS + 15, "the server still runs")
+    assert remembered(site, "kay") == set()
+
+
+def test_a_server_outlives_its_owners_access_token(site: Site) -> None:
+    """The refresh token is used, and kept anew where the provider gives another."""
+    visitor, kernel = working(site, "joy", ["mcp-sierra-vista"])
+    time.sleep(2 * TOKEN_SECONDS + REFRESH_SECONDS)
+    assert "rows" in kernel.run(ASK)[0]
+    assert remembered(site, "joy") == {"mcp-sierra-vista"}
+    visitor.stop()
+
+
 def test_tokens_lie_encrypted_and_the_secrets_are_in_no_environment(site: Site) -> None:
     state = site.hub.data.state / "hub"
     assert stat.S_IMODE((state / "auth_state.key").stat().st_mode) == 0o600
@@ -252,6 +282,7 @@ def test_tokens_lie_encrypted_and_the_secrets_are_in_no_environment(site: Site) 
         assert SECRET.encode() not in environment and key.encode() not in environment
     log = (site.hub.data.state / "hub.log").read_text()
     assert SECRET not in log and "rui@research.example" not in log
+    assert "Traceback" not in log
 
 
 def test_the_landing_page_of_a_stakeholder_opens_the_dashboard_with_one_tap_on_a_phone(site: Site) -> None:

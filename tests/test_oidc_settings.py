@@ -141,8 +141,10 @@ def test_endpoints_come_from_the_issuers_own_description(
     whole = {name: value for name, value in said.items() if name not in ENDPOINTS} | {
         "WORKBENCH_OIDC_ISSUER": url
     }
-    assert provider(whole, PUBLIC).token_url == f"{url}/t"
+    assert provider(whole, PUBLIC).token_url == f"{url}/t" and provider(whole, PUBLIC).basic
     assert provider(whole | {"WORKBENCH_OIDC_TOKEN_URL": f"{url}/ours"}, PUBLIC).token_url == f"{url}/ours"
+    handler.document["token_endpoint_auth_methods_supported"] = ["client_secret_post"]
+    assert not provider(whole, PUBLIC).basic
 
 
 @pytest.mark.parametrize(
