@@ -31,6 +31,7 @@ from workbench.broker.state import State
 from workbench.broker.vault import Vault
 from workbench.lake.release import Release
 from workbench.schema import IdentifierClass, dictionary
+from workbench.schema.dictionary import Goes, links
 from workbench.schema.sensitive import Category
 
 Lake = tuple[Release, Vault, Path]
@@ -161,6 +162,33 @@ def test_the_traces_above_are_all_tables_that_follow_a_claim() -> None:
     assert {name for name, rule in cut.CUTS.items() if rule.claim} == set(TRACES)
 
 
+def test_every_link_that_the_dictionary_lists_has_a_rule_that_follows_it() -> None:
+    for link in links():
+        rule = cut.CUTS[link.target]
+        follows = rule.recomputed if link.goes == Goes.RECOMPUTED else bool(rule.claim or rule.programs)
+        tagged_itself = (link.source, link.target) == ("medical_claim", "pharmacy_claim")
+        assert follows or tagged_itself, link
+    assert {name for name, rule in cut.CUTS.items() if rule.recomputed} == {
+        link.target for link in links() if link.goes == Goes.RECOMPUTED
+    }
+
+
+@pytest.mark.parametrize("category", [c for c in Category if c != Category.PART2])
+def test_an_excluded_claim_of_any_category_leaves_no_trace(tmp_path: Path, category: Category) -> None:
+    rows = world.tables()
+    for tag in rows["sensitive_claim"]:
+        tag["category"] = str(category)
+    state = State(f"sqlite:///{tmp_path / 's.sqlite'}", tmp_path / "state")
+    release, kept = tiny_release.write(tmp_path / "lake", rows), [t for t in TRACES if t != "measure_event"]
+    slice_ = ensure(release, grant(tables=kept), Vault(state), tmp_path / "lake")
+    state.close()
+    for table in kept:
+        assert column(
+            slice_, f"SELECT count(*) FROM {table} WHERE {TRACES[table].format(id=world.PART2)}"
+        ) == [0]
+    assert column(slice_, "SELECT count(*) FROM medical_claim") == [17]
+
+
 def test_every_table_of_members_has_a_rule_of_its_rows_and_a_table_without_one_is_refused(
     lake: Lake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -179,7 +207,9 @@ def test_the_manifest_accounts_for_every_row(module_lake: Lake, changes: dict[st
     for name, entry in slice_.manifest["tables"].items():
         rows_in = sum(pq.read_metadata(part).num_rows for part in module_lake[0].parts(name))
         assert entry["rows_in"] == rows_in, name
-        assert entry["rows"] == rows_in - sum(entry["removed"].values()) + entry["split"] + entry["recomputed"], name
+        assert (
+            entry["rows"] == rows_in - sum(entry["removed"].values()) + entry["split"] + entry["recomputed"]
+        ), name
         assert [a["part"] for a in entry["accounts"]] == entry["parts"], name
         assert entry["rows"] == sum(pq.read_metadata(part).num_rows for part in slice_.parts(name)), name
         assert entry["split"] == 0 or name in ("eligibility", "attribution"), name
