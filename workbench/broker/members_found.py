@@ -9,7 +9,10 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 MOST = 100_000
-"""Distinct texts that are kept of one column of an answer, and members that are told of one answer."""
+"""Distinct texts of one column of an answer that are looked at, and members that are told of one answer."""
+COMPACT_ABOVE = 4 * MOST
+"""Texts of one column, equal ones of several batches counted apart, above which they are made distinct."""
+_TEXTS = "workbench texts of an answer"
 
 
 class Found:
@@ -18,7 +21,7 @@ class Found:
     def __init__(self, connection: duckdb.DuckDBPyConnection, table: str, column: str):
         self._connection = connection
         self._table, self._column = table, column
-        self._texts: dict[int, set[str]] = {}
+        self._texts: dict[int, list[pa.Array]] = {}
         self._full: set[int] = set()
 
     def look(self, batch: pa.RecordBatch) -> None:
@@ -31,27 +34,40 @@ class Found:
             while _is_list(column.type):
                 column = pc.list_flatten(column)
             if _is_text(column.type):
-                known = self._texts.setdefault(number, set())
-                known.update(text for text in pc.unique(column).to_pylist() if text is not None)
-                if len(known) > MOST:
-                    self._full.add(number)
+                known = self._texts.setdefault(number, [])
+                known.append(pc.unique(column))
+                if len(known[-1]) > MOST or sum(map(len, known)) > COMPACT_ABOVE:
+                    self._compact(number)
+
+    def _compact(self, number: int) -> None:
+        import pyarrow as pa
+
+        known = pa.chunked_array(self._texts[number]).unique()
+        self._texts[number] = [known]
+        if len(known) > MOST:
+            self._full.add(number)
 
     def members(self) -> dict[str, Any]:
         """`{"members": [ids], "capped": bool}`: those of the texts that are members of the slice."""
         found: set[str] = set()
         capped = False
-        for number, texts in self._texts.items():
-            of_column = self._those_of_the_slice(texts)
+        for number in self._texts:
+            self._compact(number)
+            of_column = self._those_of_the_slice(self._texts[number][0].slice(0, MOST))
             capped = capped or bool(of_column and number in self._full)
             found |= of_column
         kept = sorted(found)[:MOST]
         return {"members": kept, "capped": capped or len(kept) < len(found)}
 
-    def _those_of_the_slice(self, texts: set[str]) -> set[str]:
-        if not texts:
-            return set()
-        query = f'SELECT DISTINCT "{self._column}" FROM "{self._table}" WHERE "{self._column}" IN (SELECT unnest(?))'
-        return {row[0] for row in self._connection.execute(query, [list(texts)]).fetchall()}
+    def _those_of_the_slice(self, texts: pa.Array) -> set[str]:
+        import pyarrow as pa
+
+        self._connection.register(_TEXTS, pa.table({"text": texts}))
+        query = f'SELECT DISTINCT "{self._column}" FROM "{self._table}" SEMI JOIN "{_TEXTS}" ON "{self._column}" = text'
+        try:
+            return {row[0] for row in self._connection.execute(query).fetchall()}
+        finally:
+            self._connection.unregister(_TEXTS)
 
 
 def _is_list(kind: pa.DataType) -> bool:
