@@ -211,7 +211,7 @@ def test_an_id_of_nobody_is_not_found_and_still_told_to_the_auditors(served: Api
 
 def test_one_user_opens_only_a_few_at_once(served: Api) -> None:
     greedy = served.client("greedy")
-    replies = [_open(greedy, member) for member in [D, E, F] * 2]
+    replies = [_open(greedy, member) for member in [D, E, F, D]]
     assert [r.status for r in replies] == [201] * break_glass.MOST_OPEN + [429]
 
 

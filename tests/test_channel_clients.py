@@ -107,6 +107,7 @@ def test_a_token_of_the_hub_is_refused_on_the_listener_and_its_tokens_are_refuse
 def test_the_listener_has_no_query_and_no_path_of_operators(care: Holder, method: str, path: str) -> None:
     reply = care.ask(method, path, {"sql": "SELECT 1"} if method == "POST" else None)
     assert reply.status in (404, 405)
+    assert reply.json["code"] in ("no-such-path", "no-such-method")
 
 
 def test_a_wrong_secret_and_an_unknown_name_get_one_answer_and_stand_in_the_log(served: Api) -> None:

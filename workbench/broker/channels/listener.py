@@ -18,6 +18,7 @@ from functools import partial
 from typing import Any
 
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -215,11 +216,6 @@ def api_app(channels: Channels) -> Starlette:
     async def openapi(request: Request) -> Response:
         return JSONResponse(document(channels.url))
 
-    async def nothing(request: Request) -> Response:
-        raise WorkbenchError(
-            "There is no such path.", hint="GET /openapi.json", code="no-such-path", http_status=404
-        )
-
     app = Starlette(
         routes=[
             Route("/oauth/token", answering(token), methods=["POST"]),
@@ -227,11 +223,22 @@ def api_app(channels: Channels) -> Starlette:
             Route("/tabulate", answering(tabulate), methods=["POST"]),
             Route("/openapi.json", answering(openapi)),
             *channel_routes(broker, channels.glass, who),
-            Route("/{path:path}", answering(nothing)),
-        ]
+        ],
+        exception_handlers={HTTPException: _no_such_path},
     )
     app.router.redirect_slashes = False
     return app
+
+
+async def _no_such_path(request: Request, error: Exception) -> Response:
+    """What the router refuses, as JSON."""
+    status = error.status_code if isinstance(error, HTTPException) else 404
+    content = {
+        "code": "no-such-path" if status == 404 else "no-such-method",
+        "reason": "The listener has no such path or method.",
+        "hint": "GET /openapi.json describes it.",
+    }
+    return JSONResponse(content, status, getattr(error, "headers", None))
 
 
 async def _credentials(request: Request) -> tuple[str, str]:
