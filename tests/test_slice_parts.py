@@ -17,6 +17,7 @@ from slice_world import A, C, F, column, grant
 
 from workbench.broker import buckets
 from workbench.broker.budget import BadBudget, budget, cost_table, to_evict
+from workbench.broker.channels.record_build import ensure_record
 from workbench.broker.consent import Consents, ConsentView, Decision
 from workbench.broker.published_slice import members_file, remove, used
 from workbench.broker.slices import Slice, UnknownSlice, ensure, ensure_member, list_slices, open_slice
@@ -158,6 +159,12 @@ def test_the_list_of_members_stands_outside_the_slice_and_outlives_it(there: Wor
     assert pq.read_table(listed)["member_id"].to_pylist() == [A, C, F]
     limited = ensure(there.release, grant(**world.LIMITED), there.vault, there.lake)
     assert pq.read_table(members_file(there.lake, limited.id))["member_id"].to_pylist() == [A, C, F]
+
+
+def test_what_is_made_from_a_slice_has_its_members(there: World) -> None:
+    plan = grant(**BY_CONSENT)
+    record = ensure_record(there.release, plan, there.vault, there.lake, consents=there.view())
+    assert pq.read_table(members_file(there.lake, record.id))["member_id"].to_pylist() == [A, C, F]
 
 
 def test_an_evicted_slice_is_gone_at_once_and_can_be_built_again(there: World) -> None:

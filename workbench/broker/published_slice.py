@@ -209,8 +209,10 @@ def list_slices(lake: Path) -> list[Slice]:
 
 _locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
 Build = Callable[[duckdb.DuckDBPyConnection, Path], dict[str, Any]]
-"""Writes below `folder/tables`, and returns the manifest; with `linked_from`, which is not written down, the slice that
-parts were taken over from. The engine's table `permitted`, if made, lists the members."""
+"""Writes below `folder/tables`, and returns the manifest. The engine's table `permitted`, if made, lists the members.
+
+The manifest has `slice` where this is made from one, and so has its members; and `linked_from`, which is not written
+down, where parts were taken over from the slice before."""
 
 
 def publish(lake: Path, id: str, build: Build) -> Slice:
@@ -227,9 +229,11 @@ def publish(lake: Path, id: str, build: Build) -> Slice:
             for folder in (slices, slices / "members", slices / "usage"):
                 folder.mkdir(parents=True, exist_ok=True)
             _sweep(slices)
-            linked_from = _make(work, id, build).get("linked_from")
+            manifest = _make(work, id, build)
+            if "slice" in manifest and (source := members_file(lake, manifest["slice"])).is_file():
+                shutil.copyfile(source, work / "members.parquet")
             _name(work, slices, id)
-            _note_cost(lake, id, linked_from, time.perf_counter() - started)
+            _note_cost(lake, id, manifest.get("linked_from"), time.perf_counter() - started)
         except (OSError, duckdb.Error, pa.ArrowException) as error:
             raise _as_refusal(error) from None
         finally:
