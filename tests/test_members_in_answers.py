@@ -71,13 +71,14 @@ def test_an_answer_of_more_members_than_a_list_takes_says_so() -> None:
         con.execute(
             f"CREATE TABLE member AS SELECT 'm' || range AS member_id FROM range({members_found.MOST + 10})"
         )
-        found = members_found.Found(con, "member", "member_id")
+        members = members_found.Members(con, "member", "member_id")
+        found = members_found.Found(members)
         for batch in con.sql("SELECT member_id, 'x' || member_id AS other FROM member").to_arrow_reader(
             10_000
         ):
             found.look(batch)
         said = found.members()
         assert len(said["members"]) == members_found.MOST and said["capped"] is True
-        noise = members_found.Found(con, "member", "member_id")
+        noise = members_found.Found(members)
         noise.look(pa.record_batch({"x": [f"no member {i}" for i in range(members_found.MOST + 10)]}))
         assert noise.members() == {"members": [], "capped": False}

@@ -15,12 +15,35 @@ COMPACT_ABOVE = 4 * MOST
 _TEXTS = "workbench texts of an answer"
 
 
-class Found:
-    """The texts of one answer's columns. Lists of texts count as texts; a value that was worked on is not recognised."""
+class Members:
+    """The members of a worker's slice: kept as a set where they are few, else asked for in the engine."""
 
     def __init__(self, connection: duckdb.DuckDBPyConnection, table: str, column: str):
         self._connection = connection
         self._table, self._column = table, column
+        query = f'SELECT DISTINCT "{column}" FROM "{table}" WHERE "{column}" IS NOT NULL LIMIT {MOST + 1}'
+        few = {row[0] for row in connection.execute(query).fetchall()}
+        self._few = few if len(few) <= MOST else None
+
+    def among(self, texts: pa.Array) -> set[str]:
+        """Those of the texts that are members."""
+        import pyarrow as pa
+
+        if self._few is not None:
+            return self._few.intersection(texts.to_pylist())
+        self._connection.register(_TEXTS, pa.table({"text": texts}))
+        query = f'SELECT DISTINCT "{self._column}" FROM "{self._table}" SEMI JOIN "{_TEXTS}" ON "{self._column}" = text'
+        try:
+            return {row[0] for row in self._connection.execute(query).fetchall()}
+        finally:
+            self._connection.unregister(_TEXTS)
+
+
+class Found:
+    """The texts of one answer's columns. Lists of texts count as texts; a value that was worked on is not recognised."""
+
+    def __init__(self, members: Members):
+        self._members = members
         self._texts: dict[int, list[pa.Array]] = {}
         self._full: set[int] = set()
 
@@ -53,21 +76,11 @@ class Found:
         capped = False
         for number in self._texts:
             self._compact(number)
-            of_column = self._those_of_the_slice(self._texts[number][0].slice(0, MOST))
+            of_column = self._members.among(self._texts[number][0].slice(0, MOST))
             capped = capped or bool(of_column and number in self._full)
             found |= of_column
         kept = sorted(found)[:MOST]
         return {"members": kept, "capped": capped or len(kept) < len(found)}
-
-    def _those_of_the_slice(self, texts: pa.Array) -> set[str]:
-        import pyarrow as pa
-
-        self._connection.register(_TEXTS, pa.table({"text": texts}))
-        query = f'SELECT DISTINCT "{self._column}" FROM "{self._table}" SEMI JOIN "{_TEXTS}" ON "{self._column}" = text'
-        try:
-            return {row[0] for row in self._connection.execute(query).fetchall()}
-        finally:
-            self._connection.unregister(_TEXTS)
 
 
 def _is_list(kind: pa.DataType) -> bool:

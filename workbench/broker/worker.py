@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench.broker import frames
-from workbench.broker.members_found import Found
+from workbench.broker.members_found import Found, Members
 
 if TYPE_CHECKING:
     import duckdb
@@ -43,6 +43,7 @@ class Worker:
         self._jobs: queue.SimpleQueue[tuple[bytes, bytes] | None] = queue.SimpleQueue()
         self._connection: duckdb.DuckDBPyConnection | None = None
         self._store: RecordStore | None = None
+        self._of_slice: Members | None = None
         self._cancelled = threading.Event()
         self._folder = Path(SLICE)
 
@@ -102,7 +103,7 @@ class Worker:
         assert self._connection is not None
         started = time.perf_counter()
         rows = sent = 0
-        found = Found(self._connection, *order["members"]) if order.get("members") else None
+        found = Found(self._members(*order["members"])) if order.get("members") else None
         reader = self._connection.sql(order["sql"]).to_arrow_reader(BATCH_ROWS)
         try:
             first = next(reader, None)  # what fails at once fails before the first byte
@@ -124,6 +125,12 @@ class Worker:
         summary = {"rows": rows, "bytes": sent + len(frames.END_OF_STREAM), "ms": _since(started)}
         members = found.members() if found is not None else {}
         frames.send_json(self._channel, frames.DONE, summary | members)
+
+    def _members(self, table: str, column: str) -> Members:
+        assert self._connection is not None
+        if self._of_slice is None:
+            self._of_slice = Members(self._connection, table, column)
+        return self._of_slice
 
     def _tabulate(self, spec: dict[str, Any]) -> None:
         from workbench.broker import tabulate
