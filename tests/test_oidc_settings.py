@@ -13,11 +13,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hub_fixture import free_port
 
 from hub_config.identities import Identities, NameTaken, fingerprint
 from hub_config.keyfiles import UnsafeSecret, keys_of, read_secret
 from hub_config.oidc import LoginHalfConfigured, ProviderUnknown, claim, provider
-from workbench.settings import PROJECT
 
 PUBLIC = "https://workbench.example.gov"
 ENDPOINTS = {
@@ -238,7 +238,7 @@ def test_a_name_belongs_to_one_person_over_restarts(tmp_path: Path) -> None:
         ({"WORKBENCH_AUTH": "saml"}, "It can be: demo, oidc"),
     ],
 )
-def test_the_hub_refuses_to_start_in_one_line_without_a_stack_trace(
+def test_the_workbench_refuses_to_start_and_names_what_is_missing_without_a_stack_trace(
     tmp_path: Path, environment: dict[str, str], words: str
 ) -> None:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("WORKBENCH_")}
@@ -248,7 +248,7 @@ def test_the_hub_refuses_to_start_in_one_line_without_a_stack_trace(
         "WORKBENCH_LAKE": str(tmp_path),
     }
     ended = subprocess.run(
-        [sys.executable, "-m", "jupyterhub", "-f", str(PROJECT / "hub_config/jupyterhub_config.py")],
+        [str(Path(sys.prefix) / "bin" / "workbench"), "up", "--port", str(free_port())],
         env=kept | folders | environment,
         cwd=tmp_path,
         capture_output=True,
@@ -257,3 +257,4 @@ def test_the_hub_refuses_to_start_in_one_line_without_a_stack_trace(
     )
     assert ended.returncode != 0
     assert words in ended.stderr and "Traceback" not in ended.stderr
+    assert "Traceback" not in (tmp_path / "s" / "log" / "hub.log").read_text()

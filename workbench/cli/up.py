@@ -190,8 +190,14 @@ def _wait_until_ready(hub: subprocess.Popen[bytes], here: Settings, url: str) ->
     deadline = time.monotonic() + START_SECONDS
     while not (_answers(url) and _listens(here.run / "control" / "control.sock")):
         if hub.poll() is not None or time.monotonic() > deadline:
-            raise CannotStart("The Hub did not start.", hint=f"Its log: {_log(here)}")
+            raise CannotStart(_said(here) or "The Hub did not start.", hint=f"Its log: {_log(here)}")
         time.sleep(0.1)
+
+
+def _said(here: Settings) -> str:
+    """The last refusal of ours in the Hub's log; empty where there is none."""
+    lines = _log(here).read_text(encoding="utf-8", errors="replace").splitlines()
+    return next((line.partition(" ")[2] for line in reversed(lines) if line.startswith("workbench: ")), "")
 
 
 def _answers(url: str) -> bool:
