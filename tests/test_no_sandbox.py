@@ -51,7 +51,7 @@ def test_without_bubblewrap_the_broker_does_not_start_and_says_what_to_install(w
 def test_told_to_do_without_it_serves_and_says_so_on_everything_that_is_shown(
     world: World, quiet: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with world.process(**WITHOUT_BWRAP, **{VARIABLE: "1"}):
+    with world.process(**WITHOUT_BWRAP, **{VARIABLE: "1"}) as broker:
         ana = world.bind("ana", "demo-analyst", "operations")
         assert ana.query("SELECT count(*) FROM member").table.column(0).to_pylist() == [3]
         assert ana.query("SELECT * FROM read_csv('/etc/passwd')").status == 400, "gate and engine stay locked"
@@ -68,6 +68,8 @@ def test_told_to_do_without_it_serves_and_says_so_on_everything_that_is_shown(
         os.kill(min(workers), signal.SIGKILL)
         assert ana.query("SELECT 1").status == 200, "a dead one is replaced"
         workers |= set(world.control("GET", "/health").json["workers"]["idle"])
+        broker.terminate()
+        assert broker.wait(20) == 0
     until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers))
 
 
