@@ -19,6 +19,7 @@ from workbench.broker.bindings import CHANNELS, KINDS, Binding, BindingRefused, 
 from workbench.broker.budget import budget
 from workbench.broker.caller import Answer, Caller, notice_of
 from workbench.broker.consent import Consents
+from workbench.broker.directory import AUDITORS
 from workbench.broker.grants import Channel, Decision, Grant, GrantBook, Level
 from workbench.broker.hub import Directory
 from workbench.broker.meter import Meter, without_end
@@ -37,8 +38,6 @@ from workbench.schema import dictionary
 from workbench.schema.dictionary import IdentifierClass
 from workbench.settings import Settings
 
-AUDITORS = "auditors"
-"""The Hub group that may read the audit log."""
 LONG_STATEMENT = 4_000
 """Characters above which a statement is parsed beside the event loop, not in it."""
 REMEMBERED_QUERIES = 2_000

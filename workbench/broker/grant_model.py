@@ -319,7 +319,7 @@ class Template(Grant):
 
 
 def grant_schema() -> dict[str, Any]:
-    """The JSON schema of a grant file. In a template, `{org}` may stand in name, title, groups, ids and agreement."""
+    """The JSON schema of a grant file. In a template, `{org}` may stand in name, title, groups, ids and agreement, `{org_name}` in titles."""
     schema = Template.model_json_schema()
     schema["title"] = "Workbench grant"
     return schema

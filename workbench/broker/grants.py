@@ -26,6 +26,7 @@ from workbench.broker.grant_model import (
 )
 from workbench.deid.levels import Level
 from workbench.errors import WorkbenchError
+from workbench.schema.counties import counties
 
 __all__ = [
     "Basis",
@@ -47,8 +48,6 @@ __all__ = [
 ]
 
 REGISTRY_FILE = "organisations.yaml"
-COUNTIES = tuple(f"{number:02d}" for number in range(1, 59))
-"""Medi-Cal county codes, 01 Alameda to 58 Yuba: each a county and a behavioral health plan of the registry."""
 
 
 class InvalidGrants(WorkbenchError):
@@ -87,9 +86,12 @@ class OrganisationRegistry:
     """The organisations that templates are expanded over and grants may name: id → (kind, name)."""
 
     def __init__(self, organisations: Mapping[str, tuple[str, str]]):
-        counties = {f"county-{c}": ("county", f"County {c}") for c in COUNTIES}
-        plans = {f"bhp-{c}": ("bhp", f"Behavioral health plan of county {c}") for c in COUNTIES}
-        self._organisations = {**counties, **plans, **organisations}
+        homes = {f"county-{c}": ("county", f"{county.name} County") for c, county in counties().items()}
+        plans = {
+            f"bhp-{c}": ("bhp", f"{county.name} County Behavioral Health Plan")
+            for c, county in counties().items()
+        }
+        self._organisations = {**homes, **plans, **organisations}
 
     @classmethod
     def load(cls, file: Path) -> OrganisationRegistry:
@@ -268,7 +270,7 @@ def _grants_of(file: Path, registry: OrganisationRegistry) -> list[Grant]:
         if "{org}" not in str(raw.get("name")):
             raise InvalidGrants([f"{file.name}: name: the name of a template must hold {{org}}"])
         template = {key: value for key, value in raw.items() if key != "for_each"}
-        grants = [_validated(file, _filled(template, organisation)) for organisation in organisations]
+        grants = [_validated(file, _filled(template, one, registry.name(one))) for one in organisations]
     unknown = sorted(
         {o for g in grants for o in g.organisation.ids if registry.kind(o) is None and _must_be_known(g)}
     )
@@ -325,13 +327,13 @@ def _model_at(location: tuple[int | str, ...]) -> type[BaseModel]:
     return nested.get(str(location[0]), Grant) if location else Template
 
 
-def _filled(value: Any, organisation: str) -> Any:
+def _filled(value: Any, organisation: str, name: str) -> Any:
     if isinstance(value, str):
-        return value.replace("{org}", organisation)
+        return value.replace("{org}", organisation).replace("{org_name}", name)
     if isinstance(value, list):
-        return [_filled(item, organisation) for item in value]
+        return [_filled(item, organisation, name) for item in value]
     if isinstance(value, dict):
-        return {key: _filled(item, organisation) for key, item in value.items()}
+        return {key: _filled(item, organisation, name) for key, item in value.items()}
     return value
 
 

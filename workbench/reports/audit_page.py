@@ -15,11 +15,12 @@ from urllib.parse import urlencode
 
 from tornado.web import authenticated
 
+from workbench.broker.directory import AUDITORS
 from workbench.errors import WorkbenchError
 from workbench.lake.release import list_releases
 from workbench.reports.audit_plot import volume
 from workbench.reports.control import Control
-from workbench.reports.site import AUDITORS, LIST_POLICY, Page
+from workbench.reports.site import LIST_POLICY, Page
 
 AUDIT_POLICY = LIST_POLICY.replace("form-action 'none'", "form-action 'self'")
 """As the list of reports, and forms: filters, sign-offs and the question for a member."""

@@ -11,6 +11,7 @@ from typing import Any
 from jupyterhub.services.auth import HubOAuthCallbackHandler, HubOAuthenticated
 from tornado.web import Application, ErrorHandler, RedirectHandler, RequestHandler, authenticated
 
+from workbench.broker.directory import AUDITORS
 from workbench.errors import WorkbenchError
 from workbench.lake.release import list_releases
 from workbench.reports.control import Control
@@ -40,8 +41,6 @@ HEADERS = {
     "Permissions-Policy": "camera=(), microphone=(), geolocation=(), display-capture=()",
 }
 HISTORY_ROWS = 20
-AUDITORS = "auditors"
-"""The group that reads the audit log."""
 
 
 @dataclass(frozen=True)
