@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
+from collections import Counter
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -22,12 +23,37 @@ class Connections:
     """The open connections of one socket."""
 
     def __init__(self) -> None:
-        self.open: set[asyncio.Transport] = set()
+        self.open: dict[asyncio.Transport, str] = {}
+        """Whose each is, the oldest first; nobody's until its caller is known."""
 
-    def cut(self) -> None:
-        """Ends them all, whatever they wait for."""
-        for transport in list(self.open):
-            transport.abort()
+    def room(self) -> bool:
+        """Whether there is room for one more."""
+        return len(self.open) < MAX_CONNECTIONS
+
+    def cut(self, owner: str | None = None) -> None:
+        """Ends them all, or those of one owner, whatever they wait for."""
+        for transport, whose in list(self.open.items()):
+            if owner in (None, whose):
+                transport.abort()
+
+
+class SharedConnections(Connections):
+    """Those of a socket on which strangers meet: who has most makes room, so that nobody keeps the others out."""
+
+    def room(self) -> bool:
+        """Always: where it is full, the oldest connection of whoever has most is ended."""
+        if not super().room():
+            most = Counter(self.open.values()).most_common(1)[0][0]
+            oldest = next(transport for transport, owner in self.open.items() if owner == most)
+            del self.open[oldest]
+            oldest.abort()
+        return True
+
+    def own(self, peer: tuple[str, int] | None, owner: str) -> None:
+        """Says whose the connection of this address and port is."""
+        for transport in self.open:
+            if tuple((transport.get_extra_info("peername") or ())[:2]) == peer:
+                self.open[transport] = owner
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -43,10 +69,10 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Takes the connection, if there are not too many."""
-        if len(self._connections.open) >= MAX_CONNECTIONS:
+        if not self._connections.room():
             transport.abort()
             return
-        self._connections.open.add(transport)
+        self._connections.open[transport] = ""
         self._mine = transport
         self._patience = self.loop.call_later(HEAD_SECONDS, transport.abort)
         super().connection_made(transport)
@@ -55,7 +81,7 @@ class BoundedProtocol(HttpToolsProtocol):
         """Gives the place back."""
         self._calm()
         if self._mine is not None:
-            self._connections.open.discard(self._mine)
+            self._connections.open.pop(self._mine, None)
             super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:

@@ -198,7 +198,7 @@ class Service:
         """What makes the protocol of a new connection. No request is written down: members' ids stand in paths."""
         config = uvicorn.Config(
             app, http="httptools", ws="none", lifespan="off", log_config=None, access_log=False,
-            server_header=False, date_header=False, timeout_keep_alive=60,
+            server_header=False, date_header=False, timeout_keep_alive=60, proxy_headers=False,
         )  # fmt: skip
         config.load()
         return lambda: protocol(config=config, server_state=self._http, app_state={})

@@ -291,6 +291,7 @@ async def _pieces(
             yield b""
             while piece := await asyncio.to_thread(handle.read, PIECE):
                 _still_given(broker, ready)
+                broker.permit(reading.caller, channel=Channel.FEED)
                 yield piece
 
 

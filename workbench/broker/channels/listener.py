@@ -38,7 +38,7 @@ from workbench.broker.channels.clients import (
 )
 from workbench.broker.channels.openapi import document
 from workbench.broker.channels.paths import channel_routes
-from workbench.broker.connection import BoundedProtocol, Connections
+from workbench.broker.connection import HEAD_SECONDS, BoundedProtocol, SharedConnections
 from workbench.broker.core import Broker
 from workbench.broker.grants import Channel
 from workbench.broker.http import BODY_SECONDS, BadRequest, answering, body_of, json_answer, spec_of, text_of
@@ -73,7 +73,7 @@ class Channels:
         self.glass = BreakGlass(broker)
         self.address: tuple[str, int] | None = None
         """Where the listener is, once it listens."""
-        self._connections = Connections()
+        self.connections = SharedConnections()
         self._server: asyncio.AbstractServer | None = None
 
     async def start(self, connecting: Connecting) -> None:
@@ -92,7 +92,11 @@ class Channels:
         app = api_app(self)
         try:
             self._server = await asyncio.get_running_loop().create_server(
-                connecting(app, partial(BoundedProtocol, self._connections)), host, port, ssl=context
+                connecting(app, partial(BoundedProtocol, self.connections)),
+                host,
+                port,
+                ssl=context,
+                ssl_handshake_timeout=HEAD_SECONDS if context else None,
             )
         except OSError:
             raise UnsafeListener(
@@ -112,7 +116,7 @@ class Channels:
         """Closes the listener and ends every break-glass access."""
         if self._server is not None:
             self._server.close()
-            self._connections.cut()
+            self.connections.cut()
         await self.glass.stop()
 
     async def add_client(self, name: str, grant: str, purpose: str, days: int) -> tuple[Client, str]:
@@ -143,8 +147,9 @@ class Channels:
         return client, secret
 
     async def revoke_client(self, name: str) -> Client:
-        """Ends a client, its tokens, and says so. Raises ClientRefused."""
+        """Ends a client, its tokens and its connections, and says so. Raises ClientRefused."""
         client = await asyncio.to_thread(self.clients.revoke, name)
+        self.connections.cut(name)
         await self.broker.record("client-revoked", user=f"client:{name}", grant=client.grant, channel="api")
         return client
 
@@ -181,6 +186,7 @@ def api_app(channels: Channels) -> Starlette:
     async def who(request: Request, channel: Channel) -> Caller:
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         client = clients.bearer(token.strip() if scheme.lower() == "bearer" else None)
+        channels.connections.own(request.client and (request.client.host, request.client.port), client.name)
         return Caller(f"client:{client.name}", client.grant, client.purpose, WAYS[channel], server="api")
 
     async def token(request: Request) -> Response:
