@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -24,6 +25,16 @@ class Members:
         query = f'SELECT DISTINCT "{column}" FROM "{table}" WHERE "{column}" IS NOT NULL LIMIT {MOST + 1}'
         few = {row[0] for row in connection.execute(query).fetchall()}
         self._few = few if len(few) <= MOST else None
+        query = f'SELECT DISTINCT length("{column}") FROM "{table}"'
+        self._lengths = [row[0] for row in connection.execute(query).fetchall() if row[0] is not None]
+
+    def could_be(self, texts: pa.Array) -> bool:
+        """Whether one of the texts is as long as a member's id; quick, so that it can be asked of every batch."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        lengths = pc.utf8_length(texts)
+        return bool(pc.any(pc.is_in(lengths, value_set=pa.array(self._lengths, lengths.type))).as_py())
 
     def among(self, texts: pa.Array) -> set[str]:
         """Those of the texts that are members."""
@@ -40,56 +51,64 @@ class Members:
 
 
 class Found:
-    """The texts of one answer's columns. Lists of texts count as texts; a value that was worked on is not recognised."""
+    """The texts of one answer's columns, those in lists, arrays and structs too; a value that was worked on is not recognised."""
 
     def __init__(self, members: Members):
         self._members = members
-        self._texts: dict[int, list[pa.Array]] = {}
-        self._full: set[int] = set()
+        self._texts: dict[tuple[int, int], list[pa.Array]] = {}
+        self._full: set[tuple[int, int]] = set()
+        self._unread: set[tuple[int, int]] = set()
+        """Full places at which texts came later that could be members: who fills a column first hides nobody."""
 
     def look(self, batch: pa.RecordBatch) -> None:
         """Takes the texts of one batch."""
         import pyarrow.compute as pc
 
         for number, column in enumerate(batch.columns):
-            if number in self._full:
-                continue
-            while _is_list(column.type):
-                column = pc.list_flatten(column)
-            if _is_text(column.type):
-                known = self._texts.setdefault(number, [])
-                known.append(pc.unique(column))
+            for leaf, texts in enumerate(_texts_of(column)):
+                place = number, leaf
+                if place in self._full:
+                    if place not in self._unread and self._members.could_be(texts):
+                        self._unread.add(place)
+                    continue
+                known = self._texts.setdefault(place, [])
+                known.append(pc.unique(texts))
                 if len(known[-1]) > MOST or sum(map(len, known)) > COMPACT_ABOVE:
-                    self._compact(number)
+                    self._compact(place)
 
-    def _compact(self, number: int) -> None:
+    def _compact(self, place: tuple[int, int]) -> None:
         import pyarrow as pa
 
-        known = pa.chunked_array(self._texts[number]).unique()
-        self._texts[number] = [known]
+        known = pa.chunked_array(self._texts[place]).unique()
+        self._texts[place] = [known]
         if len(known) > MOST:
-            self._full.add(number)
+            self._full.add(place)
 
     def members(self) -> dict[str, Any]:
         """`{"members": [ids], "capped": bool}`: those of the texts that are members of the slice."""
         found: set[str] = set()
         capped = False
-        for number in self._texts:
-            self._compact(number)
-            of_column = self._members.among(self._texts[number][0].slice(0, MOST))
-            capped = capped or bool(of_column and number in self._full)
-            found |= of_column
+        for place in self._texts:
+            self._compact(place)
+            texts = self._texts[place][0]
+            found |= self._members.among(texts.slice(0, MOST))
+            capped = capped or place in self._unread or self._members.could_be(texts.slice(MOST))
         kept = sorted(found)[:MOST]
         return {"members": kept, "capped": capped or len(kept) < len(found)}
 
 
-def _is_list(kind: pa.DataType) -> bool:
+def _texts_of(column: pa.Array) -> Iterator[pa.Array]:
     import pyarrow as pa
+    import pyarrow.compute as pc
 
-    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind))
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    import pyarrow as pa
-
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+    kind = column.type
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
+        yield column
+    elif pa.types.is_struct(kind):
+        for field in column.flatten():
+            yield from _texts_of(field)
+    elif pa.types.is_map(kind):
+        yield from _texts_of(column.keys)
+        yield from _texts_of(column.items)
+    elif pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        yield from _texts_of(pc.list_flatten(column))

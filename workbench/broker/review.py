@@ -32,6 +32,8 @@ BREAK_GLASS = ("break-glass", "break-glass-read")
 """An access, and a look by it."""
 DENIALS = ("refused", "binding-refused", "report-refused", "audit-refused", "break-glass-refused")
 SIGNED = "review-signed"
+OPERATOR = "operator:"
+"""Begins the names of operators. All of them have one account, and each says her own name: they count as one person."""
 BROKER = "broker"
 """Who builds slices: no caller."""
 
@@ -123,7 +125,7 @@ def check_sign_off(items: Sequence[Item], id: str, auditor: str, note: str) -> I
             "The review queue has no such item now.",
             hint="It may have grown or be signed: look at the queue again.",
         )
-    if item.user == auditor:
+    if item.user == auditor or (item.user.startswith(OPERATOR) and auditor.startswith(OPERATOR)):
         raise SignOffRefused(
             "Nobody signs off what she did herself.",
             hint="Ask another auditor.",
