@@ -22,6 +22,7 @@ from workbench.broker.audit_export import Format, export, rows_of
 from workbench.broker.audit_verify import Finding, verify_rows
 from workbench.broker.audit_verify import verify as verify_log
 from workbench.broker.operator import operator
+from workbench.cli.plain import plain
 from workbench.errors import WorkbenchError
 from workbench.settings import settings
 
@@ -130,7 +131,7 @@ def show(
             one["at"][:19],
             *(one[name] for name in ("event", "user", "grant", "rows", "ms")),
         )
-        grid.add_row(*("" if cell is None else str(cell) for cell in cells), str(what)[:160])
+        grid.add_row(*map(plain, cells), plain(str(what)[:160]))
     _print(grid)
 
 
@@ -168,7 +169,7 @@ def who_saw(member: str, as_json: bool) -> None:
             f"{line['times']:,}",
             line["says"],
         )
-        grid.add_row(*cells)
+        grid.add_row(*map(plain, cells))
     _print(grid)
     click.echo(
         f"{len(lines)} lines." if lines else "Nobody: no read that is in the log can have shown this member."
@@ -190,7 +191,8 @@ def review(context: click.Context, as_json: bool) -> None:
     grid = _grid(("item", "kind", "when (UTC)", "who", "grant", "says"))
     for item in items:
         when = item["at"][:16].replace("T", " ")
-        grid.add_row(item["id"], item["kind"], when, item["user"], item["grant"], item["says"])
+        cells = (item["id"], item["kind"], when, item["user"], item["grant"], item["says"])
+        grid.add_row(*map(plain, cells))
     _print(grid)
     click.echo(f"{len(items)} to review; `workbench audit review sign ITEM` signs one off.")
 

@@ -17,6 +17,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
 from workbench import sandbox
+from workbench.cli.plain import plain
 from workbench.client.show import INSECURE
 from workbench.errors import WorkbenchError
 from workbench.settings import Settings, settings
@@ -132,9 +133,9 @@ def _print(answer: Any, rows: int) -> None:
     shown = answer.table.slice(0, rows)
     for field in shown.schema:
         right = str(field.type).startswith(("int", "uint", "double", "float", "decimal"))
-        grid.add_column(field.name, justify="right" if right else "left", overflow="fold")
+        grid.add_column(plain(field.name), justify="right" if right else "left", overflow="fold")
     for row in zip(*(column.to_pylist() for column in shown.columns), strict=True):
-        grid.add_row(*("" if value is None else str(value) for value in row))
+        grid.add_row(*map(plain, row))
     console.print(grid)
     more = f", first {rows} shown" if answer.table.num_rows > rows else ""
     console.print(

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from workbench.cli.broker import operating
+from workbench.cli.plain import plain
 
 LAKE = click.option(
     "--lake", type=click.Path(path_type=Path), help="Folder of the lake [env: WORKBENCH_LAKE]."
@@ -105,7 +106,7 @@ def list_(member: str | None, recipient: str | None, lake: Path | None, as_json:
         grid.add_column(name, overflow="fold")
     for one in found:
         shown = {**one, "revoked": _yes(one["revoked"]), "counts": _yes(one["counts"])}
-        grid.add_row(*(str(shown[name] or "") for name in names))
+        grid.add_row(*(plain(shown[name] or "") for name in names))
     Console().print(grid)
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from workbench.cli.plain import plain
 from workbench.settings import settings
 
 if TYPE_CHECKING:
@@ -185,7 +186,7 @@ def _accounting(files: list[dict[str, Any]], kept: str) -> Table:
     for f in files:
         reasons = ", ".join(f"{reason} {count:,}" for reason, count in f["set_aside"].items())
         aside = sum(f["set_aside"].values())
-        table.add_row(f["name"], f"{f['rows']:,}", f"{f['kept']:,}", f"{aside:,}", reasons)
+        table.add_row(plain(f["name"]), f"{f['rows']:,}", f"{f['kept']:,}", f"{aside:,}", plain(reasons))
     totals = [sum(f["rows"] for f in files), sum(f["kept"] for f in files)]
     table.add_section()
     table.add_row("all", f"{totals[0]:,}", f"{totals[1]:,}", f"{totals[0] - totals[1]:,}", "")
