@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -213,6 +214,13 @@ def test_one_user_opens_only_a_few_at_once(served: Api) -> None:
     greedy = served.client("greedy")
     replies = [_open(greedy, member) for member in [D, E, F, D]]
     assert [r.status for r in replies] == [201] * break_glass.MOST_OPEN + [429]
+
+
+def test_many_requests_at_once_open_no_more_than_one_after_another(served: Api) -> None:
+    hasty = served.client("hasty")
+    with ThreadPoolExecutor(6) as pool:
+        replies = list(pool.map(lambda member: _open(hasty, member), [D, E, F, D, E, F]))
+    assert sorted(r.status for r in replies) == [201] * break_glass.MOST_OPEN + [429] * 3
 
 
 def test_what_a_killed_broker_left_behind_is_removed_at_the_next_start() -> None:

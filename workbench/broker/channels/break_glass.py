@@ -13,6 +13,7 @@ import json
 import logging
 import secrets
 import shutil
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -41,8 +42,9 @@ if TYPE_CHECKING:
 
 FOLDER = "break-glass"
 """Below the lake: one folder for each access that is open."""
+EMERGENCY = "medical_emergency"
 REASONS = (
-    "medical_emergency",
+    EMERGENCY,
     "new_patient_without_attribution",
     "transfer_of_care",
     "public_health_emergency",
@@ -54,6 +56,7 @@ SHORTEST, LONGEST = 20, 2_000
 MINUTES, MOST_MINUTES = 15, 60
 MOST_OPEN = 3
 """Accesses that one user may have open at once."""
+NEVER_FROM = ("app", "report")
 LAW_OF_PART2 = "42 CFR 2.51"
 
 _log = logging.getLogger("workbench.broker")
@@ -127,6 +130,11 @@ def asked_for(body: Mapping[str, Any]) -> Asked:
     emergency, minutes = body.get("medical_emergency", False), body.get("minutes", MINUTES)
     if not isinstance(emergency, bool):
         raise BadRequest("medical_emergency is true or false.")
+    if emergency and reason != EMERGENCY:
+        raise BadRequest(
+            f"medical_emergency: true goes with the reason {EMERGENCY} alone.",
+            hint=f"Part 2 records open for a bona fide medical emergency only ({LAW_OF_PART2}).",
+        )
     if isinstance(minutes, bool) or not isinstance(minutes, int) or not 1 <= minutes <= MOST_MINUTES:
         raise BadRequest(f"minutes is a whole number from 1 to {MOST_MINUTES}.")
     return Asked(words, reason, emergency, minutes)
@@ -139,7 +147,7 @@ class BreakGlass:
         self._broker = broker
         self._folder = broker.settings.lake / FOLDER
         self._open: dict[str, Access] = {}
-        self._opening: dict[str, int] = {}
+        self._opening: Counter[str] = Counter()
 
     async def start(self) -> None:
         """Removes what a killed broker left behind, and says so in the log."""
@@ -165,7 +173,10 @@ class BreakGlass:
         ) as reading:
             grant = reading.grant
             self._may(caller, grant)
+            # Before anything is awaited, so that many at once are counted, too.
+            self._opening[caller.user] += 1
             access = secrets.token_hex(16)
+            folder = self._folder / access
             said = {
                 **who(caller),
                 "release": reading.release.id,
@@ -173,27 +184,25 @@ class BreakGlass:
                 "query_id": reading.id,
                 "statement": f"break-glass {access[:8]}",
             }
-            await self._broker.record(
-                "break-glass", **said, code=asked.reason, reason=asked.justification, detail=_terms(asked)
-            )
             included = frozenset(Category(name) for name in grant.sensitive.included) - {Category.PART2}
             if asked.medical_emergency:
                 included |= {Category.PART2}
-            self._opening[caller.user] = self._opening.get(caller.user, 0) + 1
-            folder = self._folder / access
             try:
+                await self._broker.record(
+                    "break-glass", **said, code=asked.reason, reason=asked.justification, detail=_terms(asked)
+                )
                 ready = await asyncio.to_thread(
                     self._build, reading.release, grant, member[: answers.LONGEST_ID + 1], included, folder
                 )
+                await reading.admitted()
+                until = datetime.now(UTC) + timedelta(minutes=asked.minutes)
+                found = Access(access, member, caller.user, caller.grant, until, asked, folder, ready, said)
+                self._open[access] = found
             except BaseException:
                 await asyncio.to_thread(shutil.rmtree, folder, True)
                 raise
             finally:
-                self._opening[caller.user] -= 1
-            await reading.admitted()
-            until = datetime.now(UTC) + timedelta(minutes=asked.minutes)
-            found = Access(access, member, caller.user, caller.grant, until, asked, folder, ready, said)
-            self._open[access] = found
+                self._opening -= Counter({caller.user: 1})
             found.ending = asyncio.create_task(self._end_in_time(found))
         return {
             "access": access,
@@ -206,7 +215,8 @@ class BreakGlass:
     async def record(self, caller: Caller, access: str) -> Response:
         """The record of an open access, for the one who opened it. Raises UnknownAccess, GrantRefused …"""
         found = self._open.get(access)
-        if found is None or (found.user, found.grant) != (caller.user, caller.grant):
+        late = found is not None and datetime.now(UTC) >= found.until
+        if found is None or late or (found.user, found.grant) != (caller.user, caller.grant):
             raise UnknownAccess(
                 "There is no such access of yours, or its time is up.",
                 hint="POST /members/{id}/break-glass asks for a new one.",
@@ -240,10 +250,12 @@ class BreakGlass:
             reason = "Break-glass is for treatment at level identified, never for research."
         elif caller.purpose != Purpose.TREATMENT:
             reason = "Break-glass is for the purpose treatment."
+        elif caller.channel in NEVER_FROM:
+            reason = "Break-glass is for a person who treats: not for apps and reports, which others read."
         if reason is not None:
             raise BreakGlassRefused(reason, hint=f"{grant.approver} can say who may.")
         mine = [a for a in self._open.values() if a.user == caller.user]
-        if opening and len(mine) + self._opening.get(caller.user, 0) >= MOST_OPEN:
+        if opening and len(mine) + self._opening[caller.user] >= MOST_OPEN:
             ends = min((access.until for access in mine), default=datetime.now(UTC))
             raise TooManyAccesses(max(1, int((ends - datetime.now(UTC)).total_seconds()) + 1))
 
@@ -283,4 +295,4 @@ def _terms(asked: Asked) -> str:
 
 def _channel(caller: Caller) -> Channel | None:
     """A server's own channel is enough; on the listener it is the LMR API's."""
-    return None if caller.channel in ("notebook", "app", "report") else Channel.LMR_API
+    return None if caller.channel in ("notebook", *NEVER_FROM) else Channel.LMR_API
