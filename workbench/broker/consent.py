@@ -15,6 +15,7 @@ import csv
 import hashlib
 import json
 import threading
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
@@ -114,7 +115,7 @@ class Consents:
 
     def __init__(self, state: State):
         self._engine = state.engine
-        self._version = 0
+        self._decided: Counter[str] = Counter()
         self._lock = threading.Lock()
         self._views: dict[tuple[str, tuple[str, ...]], tuple[tuple[int, date], ConsentView]] = {}
 
@@ -126,7 +127,7 @@ class Consents:
             if rows:
                 with self._engine.begin() as connection:
                     connection.execute(consents.insert(), rows)
-            self._version += 1
+            self._decided.update({row["recipient"] for row in rows})
         return len(rows)
 
     def view(self, recipient: str, scopes: Collection[str], on: date | None = None) -> ConsentView:
@@ -136,7 +137,7 @@ class Consents:
             return NONE_NEEDED
         with self._lock:
             known = self._views.get((recipient, names))
-            stamp = (self._version, day)
+            stamp = (self._decided[recipient], day)
             if known is None or known[0] != stamp:
                 members = {name: self._consenting(recipient, name, day) for name in names}
                 known = (stamp, ConsentView(_epoch(recipient, members), MappingProxyType(members)))
