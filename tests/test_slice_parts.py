@@ -164,7 +164,9 @@ def test_the_list_of_members_stands_outside_the_slice_and_outlives_it(there: Wor
 def test_what_is_made_from_a_slice_has_its_members(there: World) -> None:
     plan = grant(**BY_CONSENT)
     record = ensure_record(there.release, plan, there.vault, there.lake, consents=there.view())
-    assert pq.read_table(members_file(there.lake, record.id))["member_id"].to_pylist() == [A, C, F]
+    listed = members_file(there.lake, record.id)
+    assert pq.read_table(listed)["member_id"].to_pylist() == [A, C, F]
+    assert listed.samefile(members_file(there.lake, record.manifest["slice"]))
 
 
 def test_an_evicted_slice_is_gone_at_once_and_can_be_built_again(there: World) -> None:

@@ -231,7 +231,7 @@ def publish(lake: Path, id: str, build: Build) -> Slice:
             _sweep(slices)
             manifest = _make(work, id, build)
             if "slice" in manifest and (source := members_file(lake, manifest["slice"])).is_file():
-                shutil.copyfile(source, work / "members.parquet")
+                take_over(source, work / "members.parquet")
             _name(work, slices, id)
             _note_cost(lake, id, manifest.get("linked_from"), time.perf_counter() - started)
         except (OSError, duckdb.Error, pa.ArrowException) as error:
@@ -287,6 +287,14 @@ def _name(work: Path, slices: Path, id: str) -> None:
         _sync(slices / "members")
     (work / "slice").rename(slices / id)
     _sync(slices)
+
+
+def take_over(source: Path, target: Path) -> None:
+    """A file that never changes under a second name, as the same file where the file system can."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 def _note_cost(lake: Path, id: str, linked_from: str | None, seconds: float) -> None:

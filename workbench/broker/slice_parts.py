@@ -8,8 +8,6 @@ consent has changed is the same file in the next slice, by a hard link.
 from __future__ import annotations
 
 import contextlib
-import os
-import shutil
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,7 +20,7 @@ import duckdb
 from workbench.broker.buckets import Bucket
 from workbench.broker.cut import ALL, CUTS, KEPT, OTHER_BASIS, OTHER_MEMBERS, OUTSIDE, PROGRAM, RECOMPUTED
 from workbench.broker.cutter import MEETS, Cutter, relation_of
-from workbench.broker.published_slice import Slice
+from workbench.broker.published_slice import Slice, take_over
 from workbench.lake.release import Release
 from workbench.schema import dictionary
 
@@ -82,7 +80,7 @@ def writing(
 
     def work(name: str, number: int, bucket: Bucket | None, query: str) -> Account:
         if before is not None and (bucket is None or number not in before.changed):
-            return _take_over(before.slice, folder, name, number)
+            return _part_before(before.slice, folder, name, number)
         return _write(own.con, folder, cutter, name, number, bucket, query)
 
     for name in tables:
@@ -122,15 +120,10 @@ def entry_of(accounts: Sequence[Account]) -> dict[str, Any]:
     }
 
 
-def _take_over(slice_: Slice, folder: Path, name: str, number: int) -> Account:
-    """The part of the slice before, as the same file where the file system can."""
+def _part_before(slice_: Slice, folder: Path, name: str, number: int) -> Account:
+    """The part of the slice before."""
     account = Account(**slice_.manifest["tables"][name]["accounts"][number])
-    try:
-        os.link(slice_.path / account.part, folder / account.part)
-    except FileNotFoundError:
-        raise
-    except OSError:
-        shutil.copyfile(slice_.path / account.part, folder / account.part)
+    take_over(slice_.path / account.part, folder / account.part)
     return account
 
 

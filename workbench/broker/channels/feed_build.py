@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as pq
 
 from workbench.broker.channels import matrix
-from workbench.broker.channels.record_build import WITHHELD, head, know_members, quoted
+from workbench.broker.channels.record_build import WITHHELD, head, quoted
 from workbench.broker.consent import NONE_NEEDED, ConsentView
 from workbench.broker.grants import Grant
-from workbench.broker.published_slice import Progress, Slice, publish, silent, slice_id
+from workbench.broker.published_slice import Progress, Slice, publish, silent, slice_id, take_over
 from workbench.broker.slices import ensure
 from workbench.broker.vault import Vault
 from workbench.lake.release import Release
@@ -35,11 +33,11 @@ def ensure_feed(
     """The feed of a grant over a release, built when it is not there. Raises what `ensure` raises."""
     source = ensure(release, grant, vault, lake, progress, consents=consents)
 
-    def build(con: duckdb.DuckDBPyConnection, folder: Path) -> dict[str, Any]:
-        know_members(con, lake, source)
-        return build_feed(con, folder, source, progress)
-
-    return publish(lake, slice_id(release, grant, "feed", consents.epoch), build)
+    return publish(
+        lake,
+        slice_id(release, grant, "feed", consents.epoch),
+        lambda con, folder: build_feed(con, folder, source, progress),
+    )
 
 
 def build_feed(
@@ -84,10 +82,7 @@ def _feed_part(
             f"TO {quoted(target)} (FORMAT parquet, COMPRESSION zstd)"
         )
         return
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
+    take_over(source, target)
 
 
 def _file(path: Path) -> dict[str, Any]:

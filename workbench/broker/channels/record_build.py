@@ -18,7 +18,7 @@ from workbench.broker.channels import matrix
 from workbench.broker.channels.record_store import MEMBER, RECORD, RISK, ROWS_PER_GROUP
 from workbench.broker.consent import NONE_NEEDED, ConsentView
 from workbench.broker.grants import Grant
-from workbench.broker.published_slice import Progress, Slice, members_file, publish, silent, slice_id
+from workbench.broker.published_slice import Progress, Slice, publish, silent, slice_id
 from workbench.broker.slices import ensure
 from workbench.broker.vault import Vault
 from workbench.lake.release import Release
@@ -64,16 +64,11 @@ def ensure_record(
     """The record store of a grant over a release, built when it is not there. Raises what `ensure` raises."""
     source = ensure(release, grant, vault, lake, progress, consents=consents)
 
-    def build(con: duckdb.DuckDBPyConnection, folder: Path) -> dict[str, Any]:
-        know_members(con, lake, source)
-        return build_record(con, folder, source, progress)
-
-    return publish(lake, slice_id(release, grant, "record", consents.epoch), build)
-
-
-def know_members(con: duckdb.DuckDBPyConnection, lake: Path, source: Slice) -> None:
-    """Makes the table `permitted` of whose data it is: those of the slice. See `published_slice.publish`."""
-    con.execute(f"CREATE TABLE permitted AS FROM read_parquet({quoted(members_file(lake, source.id))})")
+    return publish(
+        lake,
+        slice_id(release, grant, "record", consents.epoch),
+        lambda con, folder: build_record(con, folder, source, progress),
+    )
 
 
 def build_record(
