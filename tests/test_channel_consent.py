@@ -63,6 +63,20 @@ def test_a_record_and_the_feed_follow_a_consent_from_the_next_request_on(served:
     assert PART2 not in _feed_claims(care)
 
 
+def test_what_rested_on_another_consent_is_removed_though_nobody_asks_for_the_slice_itself(
+    served: Api, care: Holder
+) -> None:
+    _decide(served, revoked=True)
+    assert _diagnoses(care) == {"I10"}
+    assert PART2 not in _feed_claims(care)
+
+    def kept() -> list[str]:
+        manifests = [s["manifest"] for s in served.world.control("GET", "/slices").json["slices"]]
+        return sorted(m["kind"] for m in manifests if m["grant"] == CARE)
+
+    until(lambda: kept() == ["feed", "record", "slice"])
+
+
 def test_a_file_of_the_feed_that_is_on_its_way_is_cut_when_a_consent_is_revoked(
     served: Api, care: Holder, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -198,6 +198,19 @@ def test_a_decision_counts_for_the_next_request_and_cuts_the_answer_that_runs(wo
     assert all(e["subject"] and slice_world.A not in str(e) for e in told)
 
 
+def test_what_nobody_has_asked_for_in_long_is_not_built_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with world.serve() as service:
+        assert operator(world, SEEN).table["n"].to_pylist() == [0]
+        monkeypatch.setattr("workbench.broker.shelf.FORGOTTEN_SECONDS", 0.0)
+        tell(world, slice_world.A, revoked=False)
+        assert not service.broker.shelf._builds and not service.broker.shelf._given
+        assert operator(world, SEEN).table["n"].to_pylist() == [1]
+        tell(world, slice_world.A, revoked=True)
+        assert operator(world, SEEN).table["n"].to_pylist() == [0]
+
+
 def test_a_slice_is_evicted_by_hand_and_built_again_when_it_is_asked_for(world: World) -> None:
     with world.serve() as service:
         operator(world, SEEN)

@@ -35,6 +35,8 @@ STALL_SECONDS = 120.0
 IDLE_SECONDS = 900.0
 STAY_SECONDS = 2.0
 """So long a new worker goes on with its user before others have their turn: a start costs more than many queries."""
+CUT_SECONDS = 86_400.0
+"""So long it is known that a slice was cut: longer than anybody waits between being given it and leasing a worker."""
 WAIT_SECONDS = 30.0
 """How long a query waits for a worker before the caller is asked to come again."""
 
@@ -325,7 +327,8 @@ class Pool:
 
         Who was given the slice before and has no worker yet gets none.
         """
-        self._cuts[slice_id] = time.monotonic()
+        now = time.monotonic()
+        self._cuts = {id: at for id, at in self._cuts.items() if now - at < CUT_SECONDS} | {slice_id: now}
         for lease in self._leases:
             if lease.process.mount.slice_id == slice_id:
                 lease.process.kill(reason)

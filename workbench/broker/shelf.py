@@ -33,6 +33,8 @@ QUICK_BUILD_SECONDS = 1.0
 STILL_WANTED_SECONDS = 60.0
 """Who was given a slice may take so long to lease a worker on it: it is not evicted before. Also how often a use is
 noted in the lake."""
+FORGOTTEN_SECONDS = 86_400.0
+"""What nobody asked for in so long is not built again when a consent changes."""
 
 MAKERS = {"slice": ensure, "tabulation": ensure_tabulation, "record": ensure_record, "feed": ensure_feed}
 MODES = {"slice": "query", "tabulation": "tabulate", "record": "record", "feed": "feed"}
@@ -87,6 +89,7 @@ class _Given:
     grant: Grant
     kind: SliceKind
     id: str
+    asked: float
 
 
 @dataclass(frozen=True)
@@ -134,15 +137,16 @@ class Shelf:
         patience: float | None = None,
     ) -> Ready:
         """The slice; one that is not there is built. Raises SliceBuilding, DiskFull, BuildFailed, AuditUnavailable."""
-        id = self._current(release, grant, kind)
-        self._taken[id] = time.monotonic()
+        now = time.monotonic()
+        id = self._current(release, grant, kind, now)
+        self._taken[id] = now
         ready = self._ready.get(id)
-        if ready is None or not (ready.slice.path / "manifest.json").exists():
+        if ready is None or not self._is_there(id):
             try:
                 found = open_slice(self._lake, id)
             except UnknownSlice:
                 found = await self._built(release, grant, kind, id, wait, patience)
-                if id != self._current(release, grant, kind):  # a consent changed during the build
+                if id != self._current(release, grant, kind, now):  # a consent changed during the build
                     return await self.take(release, grant, kind, wait=wait, patience=patience)
             self._ready[id] = ready = _ready(found, kind)
         self._note_use(id)
@@ -158,9 +162,12 @@ class Shelf:
 
     def consents_changed(self) -> None:
         """After decisions: cuts every slice that rested on what was, and starts to build what takes its place."""
-        for given in list(self._given.values()):
-            id = self._current(given.release, given.grant, given.kind)
-            if id != given.id and id not in self._builds and not (self._path(id) / "manifest.json").exists():
+        wanted_since = time.monotonic() - FORGOTTEN_SECONDS
+        for line, given in list(self._given.items()):
+            id = self._current(given.release, given.grant, given.kind, given.asked)
+            if given.asked < wanted_since:
+                del self._given[line]
+            elif id != given.id and id not in self._builds and not self._is_there(id):
                 self._builds[id] = self._start(given.release, given.grant, given.kind, id)
 
     async def evict(self, id: str) -> None:
@@ -183,13 +190,13 @@ class Shelf:
             return NONE_NEEDED
         return self._consents.view(str(grant.recipient_id), grant.sensitive.with_consent)
 
-    def _current(self, release: Release, grant: Grant, kind: SliceKind) -> str:
+    def _current(self, release: Release, grant: Grant, kind: SliceKind, asked: float) -> str:
         """The id by the consents of this moment; what was given by other ones is cut."""
         id = self.id_of(release, grant, kind)
         if grant.sensitive.with_consent:
             line = lineage(release, grant, kind)
             before = self._given.get(line)
-            self._given[line] = _Given(release, grant, kind, id)
+            self._given[line] = _Given(release, grant, kind, id, asked)
             if before is not None and before.id != id:
                 self._ready.pop(before.id, None)
                 if self._workers is not None:
@@ -245,12 +252,14 @@ class Shelf:
 
     def _superseded(self, found: Slice) -> list[str]:
         """The slices of other consents of the same lineage, and what was made from them, that are not given any more."""
-        given = {each.id for each in self._given.values()}
-        all_slices = list_slices(self._lake)
-        line = found.manifest.get("lineage")
-        old = {s.id for s in all_slices if line and s.manifest.get("lineage") == line} - {found.id}
-        made = {s.id for s in all_slices if s.manifest.get("slice") in old}
-        return sorted((old | made) - given - set(self._builds))
+        given = list(self._given.values())
+        wanted = {each.id for each in given} | {self.id_of(g.release, g.grant, "slice") for g in given}
+        manifests = {s.id: s.manifest for s in list_slices(self._lake)}
+        source = found.manifest.get("slice", found.id)
+        line = manifests.get(source, {}).get("lineage")
+        old = {id for id, m in manifests.items() if line and m.get("lineage") == line} - {source}
+        made = {id for id, m in manifests.items() if m.get("slice") in old}
+        return sorted((old | made) - wanted - set(self._builds))
 
     async def _keep_to_budget(self, built: str) -> None:
         if self._budget:
@@ -267,7 +276,8 @@ class Shelf:
     async def _evict(self, ids: Collection[str], why: str) -> None:
         for id in ids:
             await self._record("slice-evicted", slice=id, user="broker", detail=why)
-            self._ready.pop(id, None)
+            for known in (self._ready, self._taken, self._noted):
+                known.pop(id, None)
             if self._workers is not None:
                 self._workers.cut(id)
             await asyncio.to_thread(remove, self._lake, id)
@@ -278,8 +288,8 @@ class Shelf:
             self._noted[id] = now
             used(self._lake, id)
 
-    def _path(self, id: str) -> Path:
-        return self._lake / "slices" / id
+    def _is_there(self, id: str) -> bool:
+        return (self._lake / "slices" / id / "manifest.json").exists()
 
 
 def _ready(found: Slice, kind: SliceKind) -> Ready:
