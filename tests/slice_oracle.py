@@ -44,7 +44,8 @@ class Oracle:
         if table == "member":
             return [self._as_of_today(row)]
         if table in ("eligibility", "attribution"):
-            return [] if table == "attribution" and self._program(row) else self._pieces(row)
+            hidden = table == "attribution" and (self._program(row) or self._others_cohort(row))
+            return [] if hidden else self._pieces(row)
         if table == "member_month":
             return [row] if self._on(member, _month_end(row["month"])) else []
         if table == "risk_tier":
@@ -120,7 +121,12 @@ class Oracle:
             return True
         if table == "measure_event" or not self.own:
             return False
-        return any(not self._inside(kind, claim) for kind, claim in self._claims(member))
+        clipped = any(
+            not any(s <= row["start_date"] and row["end_date"] <= e for s, e in self.spans(member))
+            for row in self.tables["eligibility"]
+            if row["member_id"] == member
+        )
+        return clipped or any(not self._inside(kind, claim) for kind, claim in self._claims(member))
 
     def _claims(self, member: str) -> set[tuple[str, str]]:
         finals = {
@@ -160,6 +166,10 @@ class Oracle:
     def _program(self, row: Row) -> bool:
         programs = {p["npi"] for p in self.tables["provider"] if p.get("part2_program")}
         return row["organisation_id"] in programs and self.hides(row["member_id"], "part2")
+
+    def _others_cohort(self, row: Row) -> bool:
+        own = self.grant.organisation.ids if self.grant.organisation.relation == "cohort" else ()
+        return row["relation"] == "cohort" and row["organisation_id"] not in own
 
     def _event(self, row: Row) -> list[Row]:
         if row["basis"] != "all" or not self.claim("medical", row["event_id"]):

@@ -31,7 +31,7 @@ OUTSIDE = "outside the attributed spans"
 NO_CLAIM = "its claim is not in the release"
 OTHER_BASIS = "computed on another basis"
 RECOMPUTED = "computed anew over the visible claims"
-PROGRAM = "attribution to a Part 2 program"
+PROGRAM = "attribution to a Part 2 program or to a cohort of others"
 NO_CONSENT = "without consent"
 
 
@@ -53,7 +53,7 @@ class Cut:
     own_only: bool = False
     """Rows that rest on days around `day`: only those of the organisation itself, or with that margin inside a span."""
     programs: bool = False
-    """Rows that name an organisation; one that is a Part 2 program says what its claims would."""
+    """Rows that name an organisation: a Part 2 program says what its claims would, a cohort whom somebody studies and why."""
     recomputed: bool = False
     """Rows about a member's claims together: of members who lost some, computed anew over the others."""
     today: bool = False

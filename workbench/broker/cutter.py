@@ -149,6 +149,15 @@ class Cutter:
         )
         con.execute("DROP TABLE header")
 
+    def clipped(self, table: str) -> str:
+        """A SELECT of the members of whose spans in a table `ever_own_period` keeps a part or nothing."""
+        inside = f"s.start_date >= x.start_date AND coalesce(s.end_date, {FOREVER}) <= x.end_date"
+        return (
+            f"SELECT s.member_id FROM {self.release.relation(table)} s SEMI JOIN {self._scope} p "
+            "ON p.member_id = s.member_id "
+            f"WHERE NOT EXISTS (SELECT 1 FROM span x WHERE x.member_id = s.member_id AND {inside})"
+        )
+
     def kept_claims(self) -> str:
         """A SELECT of `kind`, `claim_id` and the member's `rank` in `permitted`: every claim of the slice once, final or not."""
         release = self.release
@@ -171,9 +180,16 @@ class Cutter:
         return f"{kept} ANTI JOIN claim_out o ON o.kind = c.kind AND o.claim_id = c.claim_id"
 
     def hides_program(self, cut: Cut) -> str | None:
-        """SQL: whether a row `s` names a Part 2 program to which this member's ties are hidden; None where none does."""
+        """SQL: whether a row `s` names a Part 2 program to which this member's ties are hidden, or a cohort of others."""
         if not cut.programs:
             return None
+        own = _listed(self._organisation.ids, "s.organisation_id")
+        mine = self._member is None and self._organisation.relation == Relation.COHORT
+        cohort = f"(s.relation = '{Relation.COHORT}' AND NOT ({own if mine else 'false'}))"
+        program = self._program()
+        return cohort if program is None else f"({cohort} OR {program})"
+
+    def _program(self) -> str | None:
         programs = f"SELECT npi FROM {self.release.relation('provider')} WHERE part2_program"
         named = f"s.organisation_id IN ({programs})"
         if Category.PART2 in self.hidden.excluded:

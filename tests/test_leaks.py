@@ -1,0 +1,132 @@
+"""What attackers found in slices and channels, and must not find again: each test is a way in that was open once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny_release
+from channel_world import Api, api
+from slice_world import GOLDEN, SIERRA, A, B, C, D, grant, query
+from slice_world import tables as slice_tables
+
+from workbench.broker.slices import Slice, ensure
+from workbench.broker.state import State
+from workbench.broker.vault import Vault
+from workbench.schema import value_sets
+
+ASKED = {
+    "justification": "Unconscious in our emergency department, no history known.",
+    "reason": "medical_emergency",
+}
+SUD = "D-2024-03-05"
+OWN_PERIOD = {"relation": "mcp", "ids": [SIERRA], "as_of": "ever_own_period"}
+
+
+@pytest.fixture(scope="module")
+def served() -> Iterator[Api]:
+    with api(part2=frozenset({SUD})) as found:
+        yield found
+
+
+@pytest.fixture
+def vault(tmp_path: Path) -> Iterator[Vault]:
+    state = State(f"sqlite:///{tmp_path / 'state.sqlite'}", tmp_path / "state")
+    yield Vault(state)
+    state.close()
+
+
+def _cut(tmp_path: Path, vault: Vault, rows: dict[str, Any], **changes: Any) -> Slice:
+    return ensure(tiny_release.write(tmp_path / "lake", rows), grant(**changes), vault, tmp_path / "lake")
+
+
+def test_a_tier_under_own_period_tells_nothing_of_coverage_by_another_plan(
+    tmp_path: Path, vault: Vault
+) -> None:
+    """Both have all their claims in Sierra's days; one was of another plan before, the other was nowhere."""
+    rows: dict[str, Any] = {"value_set": value_sets.rows()}
+    spans = {
+        A: [(GOLDEN, date(2025, 3, 1), date(2025, 6, 30)), (SIERRA, date(2025, 9, 1), date(2026, 1, 31))],
+        B: [(SIERRA, date(2025, 9, 1), date(2026, 1, 31))],
+    }
+    rows["member"] = [{"member_id": m, "birth_date": date(1990, 1, 1)} for m in spans]
+    rows["eligibility"] = [
+        {"member_id": m, "organisation_id": plan, "start_date": first, "end_date": last, "medical": True}
+        for m, of_member in spans.items()
+        for plan, first, last in of_member
+    ]
+    rows["attribution"] = [
+        {"relation": "mcp"} | {k: v for k, v in row.items() if k != "medical"} for row in rows["eligibility"]
+    ]
+    tier = {"as_of_date": date(2026, 1, 31), "age_band": "adult", "adverse_events": 0, "underutilisation": 4}
+    rows["risk_tier"] = [
+        {**tier, "member_id": A, "social_risk": 2, "tier": "low", "reasons": "no_visit,coverage_gaps,plan_changes"},
+        {**tier, "member_id": B, "social_risk": 0, "tier": "low", "reasons": "no_visit"},
+    ]  # fmt: skip
+    slice_ = _cut(tmp_path, vault, rows, organisation=OWN_PERIOD)
+    assert query(slice_, "SELECT member_id, social_risk, reasons FROM risk_tier ORDER BY ALL") == [
+        (A, 0, "no_visit"),
+        (B, 0, "no_visit"),
+    ]
+
+
+@pytest.mark.parametrize("as_of", ["current", "ever_own_period"])
+def test_who_is_in_a_cohort_is_known_to_the_cohorts_own_grant_alone(
+    tmp_path: Path, vault: Vault, as_of: str
+) -> None:
+    rows = slice_tables()
+    study = {"relation": "cohort", "start_date": date(2025, 1, 1)}
+    rows["attribution"] += [
+        {**study, "member_id": A, "organisation_id": "opioid-study"},
+        {**study, "member_id": A, "organisation_id": "asthma-study"},
+        {**study, "member_id": C, "organisation_id": "opioid-study"},
+    ]
+    release = tiny_release.write(tmp_path / "lake", rows)
+    seen = "SELECT member_id, organisation_id FROM attribution WHERE relation = 'cohort' ORDER BY ALL"
+    organisations: list[dict[str, Any]] = [{"relation": "mcp", "ids": [SIERRA], "as_of": as_of}]
+    organisations += [{"relation": "state"}, {"relation": "county", "ids": ["county-19"], "as_of": as_of}]
+    for organisation in organisations:
+        slice_ = ensure(release, grant(organisation=organisation), vault, tmp_path / "lake")
+        assert query(slice_, seen) == []
+        entry = slice_.manifest["tables"]["attribution"]
+        assert entry["rows"] == entry["rows_in"] - sum(entry["removed"].values()) + entry["split"], (
+            organisation
+        )
+    study_team = grant(organisation={"relation": "cohort", "ids": ["opioid-study"], "as_of": as_of})
+    slice_ = ensure(release, study_team, vault, tmp_path / "lake")
+    assert query(slice_, seen) == [(A, "opioid-study"), (C, "opioid-study")]
+
+
+@pytest.mark.sandbox
+@pytest.mark.parametrize("kind", ["app", "report"])
+def test_an_app_or_a_report_which_others_read_breaks_no_glass(served: Api, kind: str) -> None:
+    from channel_world import CARE, write_grant
+
+    write_grant(served.world, CARE, channels=["notebook", "tabulate", "lmr_api", "risk_api", "feed", "apps", "reports"])  # fmt: skip
+    bound = served.world.bind("ana", CARE, "treatment", kind=kind)
+    reply = bound.ask("POST", f"/members/{D}/break-glass", ASKED)
+    assert (reply.status, reply.json["code"]) == (403, "break-glass-refused")
+    opened = served.world.bind("ana", CARE, "treatment").ask("POST", f"/members/{D}/break-glass", ASKED)
+    assert opened.status == 201
+    assert bound.ask("GET", f"/break-glass/{opened.json['access']}/record").status == 403
+
+
+@pytest.mark.sandbox
+def test_part_2_is_not_opened_by_calling_a_transfer_a_medical_emergency(served: Api) -> None:
+    care = served.client("transfers")
+    for reason in ("transfer_of_care", "public_health_emergency", "other_treatment"):
+        asked = {**ASKED, "reason": reason, "medical_emergency": True}
+        assert care.ask("POST", f"/members/{D}/break-glass", asked).status == 400
+
+
+@pytest.mark.sandbox
+def test_an_access_whose_time_is_up_gives_nothing_though_its_timer_is_late(served: Api) -> None:
+    """The timer counts the machine's running time; a machine that slept wakes up after the end that was promised."""
+    care = served.client("sleepers")
+    access = care.ask("POST", f"/members/{D}/break-glass", ASKED).json["access"]
+    assert care.ask("GET", f"/break-glass/{access}/record").status == 200
+    served.service.channels.glass._open[access].until = datetime.now(UTC) - timedelta(seconds=1)
+    assert care.ask("GET", f"/break-glass/{access}/record").json["code"] == "unknown-access"
