@@ -11,7 +11,6 @@ from datetime import date
 from pathlib import Path
 
 import duckdb
-import ibis
 import numpy as np
 import pytest
 import yaml
@@ -19,12 +18,9 @@ from click.testing import CliRunner
 
 from workbench.cli.synth import synth
 from workbench.lake import release, synthetic
-from workbench.lake.derive import CLAIM_TABLES
 from workbench.lake.synthetic import codes, generate, world
 from workbench.lake.synthetic.drop import DropRefused
 from workbench.lake.synthetic.people import CIN_RANGE, CIN_STEP, county_tables, member_ids, people
-from workbench.lib.measures import MEASURES
-from workbench.lib.tables import Tables
 from workbench.schema.counties import counties
 from workbench.schema.sensitive import Category
 from workbench.schema.value_sets import codes as value_set
@@ -183,7 +179,7 @@ def test_care_happens_only_to_covered_living_members(
         assert ask(lake, dead) == [(0,)]
 
 
-def test_follow_up_rates_are_plausible_and_part_2_changes_them(
+def test_follow_up_rates_are_plausible(
     built: tuple[release.Release, synthetic.Summary],
 ) -> None:
     lake, _ = built
@@ -199,7 +195,6 @@ def test_follow_up_rates_are_plausible_and_part_2_changes_them(
     assert 0.025 * MEMBERS < events < 0.1 * MEMBERS
     assert 0.30 < thirty < 0.52
     assert 0.15 < rates["all", "7d"][1] < 0.38
-    assert rates["without_part2", "30d"][0] < events
 
 
 def test_every_sensitive_category_has_some_claims_and_none_has_many(
@@ -317,30 +312,3 @@ def test_the_county_table_adds_up_to_the_state_and_has_a_place_for_each() -> Non
     assert [county.name for county in table.values()] == sorted(county.name for county in table.values())
     assert all(int(county.fips) == 6000 + 2 * int(code) - 1 for code, county in table.items())
     assert len({(county.tile_row, county.tile_col) for county in table.values()}) == 58
-
-
-def test_events_without_part_2_are_those_of_a_release_that_never_had_the_claims(
-    built: tuple[release.Release, synthetic.Summary],
-) -> None:
-    """The build computes them for the members who have such claims only; here they are computed for all."""
-    con = duckdb.connect()
-    for table in built[0].tables():
-        kind = CLAIM_TABLES.get(table)
-        cut = (
-            f" WHERE claim_id NOT IN (SELECT claim_id FROM {built[0].relation('sensitive_claim')} "
-            f"WHERE kind = '{kind}' AND category = 'part2')"
-            if kind
-            else ""
-        )
-        con.execute(f'CREATE VIEW "{table}" AS SELECT * FROM {built[0].relation(table)}{cut}')
-    events = ibis.to_sql(MEASURES["FUM"].events(Tables.unbound(), 2025), dialect="duckdb")
-    expected = con.execute(f"SELECT event_id, met_7d FROM ({events}) WHERE denominator ORDER BY 1").fetchall()
-    found = {
-        basis: con.execute(
-            """SELECT event_id, met FROM measure_event WHERE basis = ? AND numerator = '7d' AND measure_year = 2025
-            AND measure = 'FUM' ORDER BY 1""",
-            [basis],
-        ).fetchall()
-        for basis in ("all", "without_part2")
-    }
-    assert found["without_part2"] == expected != found["all"]

@@ -14,7 +14,6 @@ from workbench.lib import risk
 from workbench.lib.measures import MEASURES
 from workbench.lib.tables import Tables
 from workbench.schema import dictionary
-from workbench.schema.code_lists import PART2
 
 if TYPE_CHECKING:
     import duckdb
@@ -23,15 +22,8 @@ RUN_OUT_DAYS = 31
 """Claims of a month are taken as complete this many days after its end: the demo's assumption, not a public rule.
 Medi-Cal allows providers six months to bill (W&I 14115) and measures are run with a run-out of about three months."""
 
-ALL, WITHOUT_PART2 = "all", "without_part2"
-CLAIM_TABLES = {
-    "medical_claim": "medical",
-    "medical_claim_line": "medical",
-    "diagnosis": "medical",
-    "procedure": "medical",
-    "pharmacy_claim": "pharmacy",
-}
-"""The tables that are cut for the basis without_part2, with the kind of their claims."""
+ALL = "all"
+"""The basis of a release's measure events: every claim. Slices and tabulation bases compute `visible` for themselves."""
 
 
 def make_derived(con: duckdb.DuckDBPyConnection, complete_through: date) -> None:
@@ -87,32 +79,24 @@ def measure_years_among(years: Sequence[int], through: date) -> list[int]:
 
 
 def measure_events(con: duckdb.DuckDBPyConnection, through: date) -> None:
-    """Makes `measure_event`: every event measure of the library, by year, over all claims and without Part 2 claims.
-
-    What a measure says of a member depends on that member's rows alone. So all years are one statement, and the
-    basis without Part 2 claims is computed for the members who have such claims, and is the other one for the rest.
-    """
+    """Makes `measure_event`: every event measure of the library, by year, over all claims."""
     columns = dictionary()["measure_event"].columns
     con.execute(f"CREATE TABLE measure_event ({', '.join(f'{c.name} {c.type}' for c in columns.values())})")
-    _claims_without_part2(con)
     years = measure_years(con, through)
-    database = con.execute("SELECT current_database()").fetchall()[0][0]
     for measure in MEASURES.values():
         known = sorted(set(years) & set(measure.years)) if measure.event else []
         if not known:
             continue
         events = events_sql(measure.name, tuple(known))
         con.execute(f"CREATE OR REPLACE TEMP TABLE events AS FROM ({events}) WHERE denominator")
-        con.execute(f"SET search_path = '{database}.{WITHOUT_PART2},{database}.main'")
-        con.execute(f"CREATE OR REPLACE TEMP TABLE fewer_events AS FROM ({events}) WHERE denominator")
-        con.execute(f"SET search_path = '{database}.main'")
-        con.execute(
-            """INSERT INTO fewer_events BY NAME
-            FROM events WHERE member_id NOT IN (SELECT member_id FROM part2_member)"""
-        )
-        for basis, source in ((ALL, "events"), (WITHOUT_PART2, "fewer_events")):
-            _insert_events(con, measure.name, measure.numerators, basis, source)
-        con.execute("DROP TABLE events; DROP TABLE fewer_events")
+        for numerator in measure.numerators:
+            con.execute(
+                f"""INSERT INTO measure_event BY NAME
+                SELECT '{measure.name}' AS measure, measure_year, '{ALL}' AS basis, event_id, member_id,
+                  event_date, organisation_id, county_code, age, '{numerator}' AS numerator, met_{numerator} AS met
+                FROM events"""
+            )
+        con.execute("DROP TABLE events")
 
 
 @cache
@@ -121,18 +105,6 @@ def events_sql(measure: str, years: tuple[int, ...]) -> str:
     tables = Tables.unbound()
     found = [MEASURES[measure].events(tables, year).mutate(measure_year=ibis.literal(year)) for year in years]
     return str(ibis.to_sql(ibis.union(*found) if len(found) > 1 else found[0], dialect="duckdb"))
-
-
-def _insert_events(
-    con: duckdb.DuckDBPyConnection, measure: str, numerators: Sequence[str], basis: str, source: str
-) -> None:
-    for numerator in numerators:
-        con.execute(
-            f"""INSERT INTO measure_event BY NAME
-            SELECT '{measure}' AS measure, measure_year, '{basis}' AS basis, event_id, member_id,
-              event_date, organisation_id, county_code, age, '{numerator}' AS numerator, met_{numerator} AS met
-            FROM {source}"""
-        )
 
 
 def risk_tiers(con: duckdb.DuckDBPyConnection, as_of: date) -> risk.Cuts:
@@ -151,18 +123,3 @@ def risk_tiers(con: duckdb.DuckDBPyConnection, as_of: date) -> risk.Cuts:
 @cache
 def _risk_scores(as_of: date) -> str:
     return str(ibis.to_sql(risk.scores(Tables.unbound(), as_of), dialect="duckdb"))
-
-
-def _claims_without_part2(con: duckdb.DuckDBPyConnection) -> None:
-    """The members with Part 2 claims, and in a schema of their own, under their own names, their other claims."""
-    con.execute(
-        f"""CREATE TEMP TABLE part2_member AS
-        SELECT DISTINCT member_id FROM sensitive_claim WHERE category = '{PART2}'"""
-    )
-    con.execute(f"CREATE SCHEMA {WITHOUT_PART2}")
-    for table, kind in CLAIM_TABLES.items():
-        con.execute(
-            f"""CREATE TABLE {WITHOUT_PART2}.{table} AS FROM main.{table}
-            WHERE member_id IN (SELECT member_id FROM part2_member) AND claim_id NOT IN (
-              SELECT claim_id FROM main.sensitive_claim WHERE kind = '{kind}' AND category = '{PART2}')"""
-        )

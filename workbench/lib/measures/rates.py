@@ -40,7 +40,7 @@ def rates(events: ir.Table, by: Sequence[str] = ()) -> ir.Table:
 def event_rows(events: ir.Table, measure: str, year: int, basis: str) -> ir.Table:
     """The counted events in the shape of the table `measure_event`: one row per event and numerator.
 
-    `basis` is `all` or `without_part2`: over which claims the events were computed.
+    `basis` is `all` or `visible`: over which claims the events were computed.
     """
     counted = events.filter(events.denominator)
     names = [column.removeprefix("met_") for column in events.columns if column.startswith("met_")]
