@@ -18,12 +18,10 @@ MOST_SECONDS = 0.05
 
 def run(where: World) -> list[Figure]:
     """Look-ups of members drawn at random, in turns with bare DuckDB on the record store's Parquet."""
-    where.prepare(WHOLE)
     release = where.release()
     members = duckdb.sql(f"SELECT member_id FROM {release.relation('member')} ORDER BY 1").fetchall()
     drawn = [member for (member,) in random.Random(SEED).sample(members, min(LOOKUPS + WARM, len(members)))]
-    with where.broker() as site:
-        ask(site.seat(WHOLE), "GET", f"/members/{drawn[0]}/record")
+    where.prepare_records()
     ours, plain = [], []
     with where.broker() as site, plain_duckdb() as bare:
         seat = site.seat(WHOLE)

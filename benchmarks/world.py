@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import yaml
 
 from benchmarks.harness import PROJECT
@@ -95,6 +96,7 @@ class World:
     def everything(self) -> None:
         """Makes all that the benchmarks find made: the releases, and the slices that live longer than one run."""
         self.prepare(PLAN, WHOLE)
+        self.prepare_records()
         self.tenth().release()
 
     def release(self) -> Release:
@@ -138,6 +140,13 @@ class World:
         with self.broker() as site:
             for grant in grants:
                 site.session(grant).sql("SELECT 1 AS one").arrow()
+
+    def prepare_records(self) -> None:
+        """Builds the record store of all members, in a broker that ends."""
+        first = self.release().relation("member")
+        with duckdb.connect() as con, self.broker() as site:
+            member = con.execute(f"SELECT min(member_id) FROM {first}").fetchall()[0][0]
+            ask(site.seat(WHOLE), "GET", f"/members/{member}/record")
 
     @contextmanager
     def broker(self) -> Iterator[Site]:
