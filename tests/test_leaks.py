@@ -12,9 +12,11 @@ import tiny_release
 from channel_world import Api, api
 from slice_world import GOLDEN, SIERRA, A, B, C, D, grant, query
 from slice_world import tables as slice_tables
+from test_tabulate import _care
 
-from workbench.broker.slices import Slice, ensure
+from workbench.broker.slices import Slice, ensure, ensure_tabulation
 from workbench.broker.state import State
+from workbench.broker.tabulate import compute
 from workbench.broker.vault import Vault
 from workbench.schema import value_sets
 
@@ -98,6 +100,56 @@ def test_who_is_in_a_cohort_is_known_to_the_cohorts_own_grant_alone(
     study_team = grant(organisation={"relation": "cohort", "ids": ["opioid-study"], "as_of": as_of})
     slice_ = ensure(release, study_team, vault, tmp_path / "lake")
     assert query(slice_, seen) == [(A, "opioid-study"), (C, "opioid-study")]
+
+
+def test_a_table_does_not_tell_of_everybody_in_a_cell_that_something_is_hidden(
+    tmp_path: Path, vault: Vault
+) -> None:
+    """In county 37 whoever has an open emergency visit is followed up by a Part 2 program, in county 19 only some are.
+
+    Twenty people are no small number, but the table's twenty beside the caller's own none names each of them.
+    """
+    rows: dict[str, Any] = {
+        name: [] for name in ("member", "measure_event", "eligibility", "medical_claim_line")
+    }
+    rows |= {"diagnosis": [], "medical_claim": [], "sensitive_claim": [], "member_month": []}
+    rows["value_set"] = value_sets.rows().to_pylist()
+    for number in range(80):
+        county, by_program = ("37", True) if number < 20 else ("19", number % 2 == 0)
+        event = {
+            "measure": "FUM",
+            "measure_year": 2025,
+            "basis": "all",
+            "member_id": f"{number:08d}A",
+            "age": 40,
+        }
+        event |= {"event_id": f"E{number}", "event_date": date(2025, 5, 9), "county_code": county}
+        rows["member"].append({"member_id": event["member_id"], "birth_date": date(1985, 1, 1)})
+        rows["measure_event"] += [{**event, "numerator": n, "met": by_program} for n in ("7d", "30d")]
+        follow_up = _care(rows, event | {"organisation_id": SIERRA}, 3)
+        index = {**follow_up, "claim_id": event["event_id"], "bill_type": "0131"}
+        rows["medical_claim"].append(
+            index | {"from_date": date(2025, 5, 9), "through_date": date(2025, 5, 9)}
+        )
+        if by_program:
+            rows["medical_claim"].append(follow_up)
+        else:
+            rows["sensitive_claim"].pop()
+    release = tiny_release.write(tmp_path / "lake", rows)
+    changes: dict[str, Any] = {
+        "level": "aggregate",
+        "channels": ["tabulate"],
+        "organisation": {"relation": "state"},
+    }
+    base = ensure_tabulation(release, grant(**changes), vault, tmp_path / "lake")
+    visible = "SELECT county, count(*), count(*) FILTER (met) FROM event WHERE basis = 'visible' AND numerator = '7d' GROUP BY ALL"
+    assert sorted(query(base, visible)) == [("19", 60, 0), ("37", 20, 0)]
+    answer = compute(base.path, {"table": "fum_by_county", "year": 2025, "numerator": "7d"})
+    shown = {row["county"]: row["met"] for row in answer["rows"] if not row["hidden"]}
+    assert "37" not in shown
+    assert not {"19", "total"} <= set(shown)
+    state = compute(base.path, {"table": "fum_by_state", "year": 2025, "numerator": "7d"})
+    assert (state["rows"][0]["hidden"], state["rows"][0]["met"]) in ((False, 50), (True, None))
 
 
 @pytest.mark.sandbox

@@ -18,7 +18,7 @@ import duckdb
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from workbench.broker.tabulation_base import NO_SINGLE_PLAN, UNKNOWN
+from workbench.broker.tabulation_base import NO_SINGLE_PLAN, UNKNOWN, tells_of_all
 from workbench.deid.disclosure import THRESHOLD, Line, Mask, suppress
 from workbench.errors import WorkbenchError
 
@@ -265,10 +265,13 @@ def _family(
         dict.fromkeys(line for table in tables for line in _lines(table.dimensions, labels, numbers))
     )
     if name == "members":
-        published, people = _count_people(con, year, margins, numbers)
+        published, people, told = _count_people(con, year, margins, numbers)
     else:
-        published, people = _count_events(con, name, year, margins, numbers, tables[0].numerators, lacks)
-    return _Family(numbers, published, suppress(np.array(people), lines))
+        published, people, told = _count_events(
+            con, name, year, margins, numbers, tables[0].numerators, lacks
+        )
+    sure = np.asarray(np.array(told, dtype=bool).any(axis=0)) if told else None
+    return _Family(numbers, published, suppress(np.array(people), lines, sure))
 
 
 def _margins(dimensions: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
@@ -288,14 +291,16 @@ def _lines(
             yield Line(parts, numbers[_cell(fixed)])
 
 
-_Counts = tuple[dict[str, np.ndarray[Any, np.dtype[np.int64]]], list[np.ndarray[Any, np.dtype[np.int64]]]]
+_Column = np.ndarray[Any, np.dtype[np.int64]]
+_Counts = tuple[dict[str, _Column], list[_Column], list[_Column]]
+"""What is published, the people behind it, and whether it tells of (nearly) everybody in a cell what is hidden."""
 
 
 def _count_people(
     con: duckdb.DuckDBPyConnection, year: int, margins: list[tuple[str, ...]], numbers: Mapping[Cell, int]
 ) -> _Counts:
     counts = _cube(con, f"SELECT * FROM person_year WHERE year = {year}", margins, numbers, ["count(*)"])
-    return {"all": counts[0]}, [counts[0]]
+    return {"all": counts[0]}, [counts[0]], []
 
 
 def _count_events(
@@ -310,7 +315,8 @@ def _count_events(
     """Events are published; people decide what is hidden: of the denominator, of each numerator, of what is left of
     either, and of the step from one numerator to the next.
 
-    A caller from whom claims are hidden can count the rest himself, so the people by whom the two differ count as well.
+    A caller from whom claims are hidden can count the rest himself, so the people by whom the two differ count as well,
+    and whether enough of his are left who may not be among these (`tells_of_all`).
     """
     met = ", ".join(
         f"coalesce(bool_or(met) FILTER (numerator = '{n}'), false) AS met_{n}" for n in numerators
@@ -343,9 +349,11 @@ def _count_events(
         pairs = list(zip(sets, others, strict=False))
         people += [f"count(DISTINCT person) FILTER (({a}) <> ({b}))" for a, b in pairs]
         people += [f"abs(count(*) FILTER ({a}) - count(*) FILTER ({b}))" for a, b in pairs]
-    counts = _cube(con, rows, margins, numbers, [*published, *people])
+    told = tells_of_all(numerators) if lacks else []
+    counts = _cube(con, rows, margins, numbers, [*published, *people, *told])
     names = ["all", *numerators]
-    return dict(zip(names, counts, strict=False)), counts[len(names) :]
+    first, last = len(names), len(names) + len(people)
+    return dict(zip(names, counts, strict=False)), counts[first:last], counts[last:]
 
 
 def _cube(

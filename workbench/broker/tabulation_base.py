@@ -11,7 +11,7 @@ numbers drawn anew at each build, so two builds differ in them. `label`: the cod
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,10 @@ import duckdb
 from workbench.broker.cut import ALL, Hidden
 from workbench.broker.cutter import Cutter
 from workbench.broker.grants import Grant
-from workbench.broker.published_slice import KEEP_THE_ORDER_OF_ROWS, Progress, code_version
+from workbench.broker.published_slice import KEEP_THE_ORDER_OF_ROWS, Progress, origin
 from workbench.broker.visible import compute_anew
+from workbench.deid.disclosure import THRESHOLD
 from workbench.lake.release import Release
-from workbench.schema import dictionary_digest
 from workbench.schema.counties import counties
 
 UNKNOWN = "unknown"
@@ -107,14 +107,7 @@ def build_base(
     tables["label"] = _write(con, folder, "label", _labels(release))
     progress("done", 3, 3)
     return {
-        "release": release.id,
-        "grant": grant.name,
-        "level": grant.level,
-        "policy": grant.policy_digest,
-        "code": code_version(),
-        "dictionary": dictionary_digest(),
-        "as_of": release.as_of.isoformat(),
-        "synthetic": release.synthetic,
+        **origin(release, grant),
         "population": grant.title,
         "caller_lacks": list(hidden.categories),
         "tables": tables,
@@ -125,6 +118,22 @@ def build_base(
             "complete_through": release.complete_through.isoformat(),
         },
     }
+
+
+def tells_of_all(numerators: Sequence[str]) -> list[str]:
+    """SQL aggregates, 1 or 0: whether what is published beside what the caller sees tells of nearly everybody in a cell.
+
+    Hidden claims change what he sees of some people, and leave it for fewer than the threshold: then he knows of each of
+    them by name that something is hidden. Rows have `person` and, for each basis, `in_<basis>` and what was met.
+    """
+    pairs = [("in_wo", "in_all")]
+    pairs += [(f"in_wo AND NOT wo_{n}", f"NOT met_{n}") for n in numerators]
+    pairs += [(f"in_wo AND wo_{n}", f"met_{n}") for n in numerators]
+    return [
+        f"(count(DISTINCT person) FILTER ({seen} AND NOT ({stays})) > 0 "
+        f"AND count(DISTINCT person) FILTER ({seen} AND {stays}) < {THRESHOLD})::INTEGER"
+        for seen, stays in pairs
+    ]
 
 
 def _write(con: duckdb.DuckDBPyConnection, folder: Path, name: str, query: str) -> dict[str, Any]:

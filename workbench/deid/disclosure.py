@@ -45,18 +45,19 @@ def primary(quantities: Counts) -> Mask:
     return np.asarray(small.any(axis=0), dtype=np.bool_)
 
 
-def suppress(quantities: Counts, lines: Sequence[Line]) -> Mask:
+def suppress(quantities: Counts, lines: Sequence[Line], also: Mask | None = None) -> Mask:
     """Which cells are hidden: the primary ones and their complements, over all lines together.
 
     `quantities` has a row for each count of people that a cell shows or lets one compute (people; or denominator,
     numerator, their difference) and a column for each cell. The first row is the one that decides whether a cell is
-    zero, and by which the smallest complement is chosen.
+    zero, and by which the smallest complement is chosen. `also` are cells that must not be told for another reason.
     """
-    hidden = primary(quantities)
+    first = primary(quantities) if also is None else primary(quantities) | also
+    hidden = first.copy()
     touching = _touching(quantities.shape[1], lines)
     while True:
         _line_rule(quantities, lines, hidden)
-        exposed = recoverable(hidden, lines) & primary(quantities)
+        exposed = recoverable(hidden, lines) & first
         more = {_complement(quantities[0], hidden, touching[cell]) for cell in np.flatnonzero(exposed)} - {
             None
         }
