@@ -83,6 +83,28 @@ def test_the_epoch_changes_with_a_decision_and_when_one_lapses_and_comes_back_wi
     assert register.view("plan", ["part2"], on=TODAY + timedelta(days=4)).epoch == epochs[0]
 
 
+def test_a_view_in_use_is_made_anew_by_the_decision_and_not_by_who_asks_next(
+    register: Consents, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = register.view("plan", ["part2"])
+    register.decide([Decision("A", "plan", "part2", "form 1", date(2025, 1, 1))])
+    with monkeypatch.context() as broken:
+        broken.setattr(Consents, "_view", None)
+        assert register.view("plan", ["part2"]).members == {"part2": {"A"}}
+    assert before.members == {"part2": frozenset()}
+
+
+def test_a_decision_counts_though_no_view_of_it_could_be_made(
+    register: Consents, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    register.decide([Decision("A", "plan", "part2", "form 1", date(2025, 1, 1))])
+    assert register.view("plan", ["part2"]).members == {"part2": {"A"}}
+    with monkeypatch.context() as broken, pytest.raises(TypeError):
+        broken.setattr(Consents, "_view", None)
+        register.decide([Decision("A", "plan", "part2", "form 2", date(2025, 1, 1), revoked=True)])
+    assert register.view("plan", ["part2"]).members == {"part2": frozenset()}
+
+
 def test_no_decision_about_another_recipient_or_category_changes_an_epoch(register: Consents) -> None:
     before = register.view("plan", ["part2"]).epoch
     register.decide([decided("part2", -10, None, False, 1, recipient="other-plan")])

@@ -117,17 +117,32 @@ class Consents:
         self._engine = state.engine
         self._decided: Counter[str] = Counter()
         self._lock = threading.Lock()
+        self._deciding = threading.Lock()
         self._views: dict[tuple[str, tuple[str, ...]], tuple[tuple[int, date], ConsentView]] = {}
 
     def decide(self, decisions: Iterable[Decision]) -> int:
-        """Writes decisions down, all or none; gives how many. Views from now on follow them. Raises ConsentRefused."""
+        """Writes decisions down, all or none; gives how many. Views from now on follow them. Raises ConsentRefused.
+
+        Views that are in use are made anew here: it takes seconds where many consent, and callers of `view` do not wait.
+        """
         now = datetime.now(UTC)
         rows = [_row(decision, now) for decision in decisions]
-        with self._lock:
-            if rows:
-                with self._engine.begin() as connection:
-                    connection.execute(consents.insert(), rows)
-            self._decided.update({row["recipient"] for row in rows})
+        if not rows:
+            return 0
+        with self._deciding:
+            with self._engine.begin() as connection:
+                connection.execute(consents.insert(), rows)
+            recipients, day = {row["recipient"] for row in rows}, date.today()
+            with self._lock:
+                used = [key for key in self._views if key[0] in recipients]
+            views: dict[tuple[str, tuple[str, ...]], ConsentView] = {}
+            try:
+                views = {key: self._view(*key, day) for key in used}
+            finally:  # whatever happens, no view from before the decision is given again
+                with self._lock:
+                    self._decided.update(recipients)
+                    for key, view in views.items():
+                        self._views[key] = ((self._decided[key[0]], day), view)
         return len(rows)
 
     def view(self, recipient: str, scopes: Collection[str], on: date | None = None) -> ConsentView:
@@ -139,9 +154,7 @@ class Consents:
             known = self._views.get((recipient, names))
             stamp = (self._decided[recipient], day)
             if known is None or known[0] != stamp:
-                members = {name: self._consenting(recipient, name, day) for name in names}
-                known = (stamp, ConsentView(_epoch(recipient, members), MappingProxyType(members)))
-                self._views[recipient, names] = known
+                known = self._views[recipient, names] = (stamp, self._view(recipient, names, day))
         return known[1]
 
     def listed(self, *, member_id: str | None = None, recipient: str | None = None) -> list[dict[str, Any]]:
@@ -159,6 +172,10 @@ class Consents:
                 newest[row["member_id"], row["recipient"], category] = row["id"]
         counting = set(newest.values())
         return [_shown(row, row["id"] in counting) for row in rows]
+
+    def _view(self, recipient: str, scopes: tuple[str, ...], day: date) -> ConsentView:
+        members = {scope: self._consenting(recipient, scope, day) for scope in scopes}
+        return ConsentView(_epoch(recipient, members), MappingProxyType(members))
 
     def _consenting(self, recipient: str, category: str, day: date) -> frozenset[str]:
         c = consents.c
