@@ -142,6 +142,20 @@ def _hash(identity: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:24]
 
 
+def origin(release: Release, grant: Grant) -> dict[str, Any]:
+    """What every slice says of its origin."""
+    return {
+        "release": release.id,
+        "grant": grant.name,
+        "level": grant.level,
+        "policy": grant.policy_digest,
+        "code": code_version(),
+        "dictionary": dictionary_digest(),
+        "as_of": release.as_of.isoformat(),
+        "synthetic": release.synthetic,
+    }
+
+
 CODE: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "slice": (
@@ -157,6 +171,7 @@ CODE: Mapping[str, tuple[str, ...]] = MappingProxyType(
             "broker/slices.py",
             "broker/reidentification.py",
             "broker/tabulation_base.py",
+            "lake/derive.py",
             "lib/codes.py",
             "lib/encounters.py",
             "lib/enrolment.py",

@@ -185,7 +185,7 @@ def _spans_removed(
     release_rows: str,
     rows_in: int,
 ) -> dict[str, int]:
-    theirs = f"FROM {release_rows} s SEMI JOIN ({_members(bucket)}) p ON p.member_id = s.member_id"
+    theirs = _theirs(release_rows, bucket)
     met = "EXISTS (SELECT 1 FROM span x WHERE " + MEETS + ")"
     all_theirs, all_met = con.execute(f"SELECT count(*), count(*) FILTER ({met}) {theirs}").fetchall()[0]
     counts = {OUTSIDE: all_theirs - all_met, OTHER_MEMBERS: rows_in - all_theirs}
@@ -211,7 +211,7 @@ def _results_removed(
         lost = f"s.member_id IN (SELECT member_id FROM lost_{name})"
     query = (
         f"SELECT count(*), count(*) FILTER ({other_basis}), count(*) FILTER (NOT {other_basis} AND {lost}) "
-        f"FROM {release_rows} s SEMI JOIN ({_members(bucket)}) p ON p.member_id = s.member_id"
+        + _theirs(release_rows, bucket)
     )
     theirs, on_another, anew = con.execute(query).fetchall()[0]
     return {OTHER_MEMBERS: rows_in - theirs, OTHER_BASIS: on_another, RECOMPUTED: anew}
@@ -220,12 +220,14 @@ def _results_removed(
 def _recomputed(con: duckdb.DuckDBPyConnection, cutter: Cutter, name: str, bucket: Bucket | None) -> int:
     if not CUTS[name].recomputed or not cutter.drops_claims:
         return 0
-    query = f"SELECT count(*) FROM recomputed_{name} s SEMI JOIN ({_members(bucket)}) p ON p.member_id = s.member_id"
+    query = f"SELECT count(*) {_theirs(f'recomputed_{name}', bucket)}"
     return int(con.execute(query).fetchall()[0][0])
 
 
-def _members(bucket: Bucket | None) -> str:
-    return "FROM permitted" if bucket is None else f"FROM permitted WHERE bucket = {bucket.number}"
+def _theirs(relation: str, bucket: Bucket | None) -> str:
+    """FROM the rows `s` of a relation that belong to the permitted members of a bucket."""
+    members = "FROM permitted" if bucket is None else f"FROM permitted WHERE bucket = {bucket.number}"
+    return f"FROM {relation} s SEMI JOIN ({members}) p ON p.member_id = s.member_id"
 
 
 def _rows(release: Release, name: str, bucket: Bucket | None) -> int:

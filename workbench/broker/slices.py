@@ -26,11 +26,11 @@ from workbench.broker.published_slice import (
     Progress,
     Slice,
     UnknownSlice,
-    code_version,
     lineage,
     list_slices,
     members_file,
     open_slice,
+    origin,
     publish,
     publish_apart,
     silent,
@@ -46,7 +46,7 @@ from workbench.broker.visible import compute_anew
 from workbench.deid.levels import Level, Served, columns_for, dropped
 from workbench.errors import WorkbenchError
 from workbench.lake.release import Release
-from workbench.schema import dictionary, dictionary_digest
+from workbench.schema import dictionary
 from workbench.schema.sensitive import Category
 
 __all__ = [
@@ -231,7 +231,7 @@ def _build(
                 account = entry_of([part.result() for part in written[name]])
                 entries[name] = _entry(grant, name, tables[name], account)
     manifest = {
-        **stamp_of(release, grant),
+        **origin(release, grant),
         "members": _one(con, "SELECT count(*) FROM permitted"),
         "buckets": len(buckets),
         "with_consent": list(order.hidden.consenting),
@@ -251,20 +251,6 @@ def _build(
         manifest["linked_from"] = before.slice.id
     progress("done", steps, steps)
     return manifest
-
-
-def stamp_of(release: Release, grant: Grant) -> dict[str, Any]:
-    """What every slice says of its origin."""
-    return {
-        "release": release.id,
-        "grant": grant.name,
-        "level": grant.level,
-        "policy": grant.policy_digest,
-        "code": code_version(),
-        "dictionary": dictionary_digest(),
-        "as_of": release.as_of.isoformat(),
-        "synthetic": release.synthetic,
-    }
 
 
 def _buckets(con: duckdb.DuckDBPyConnection, order: _Order) -> Sequence[Bucket | None]:

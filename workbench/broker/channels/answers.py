@@ -9,6 +9,7 @@ import asyncio
 import json
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -296,7 +297,9 @@ async def _pieces(
 
 
 def _members(path: Path) -> frozenset[str] | None:
-    """The members (or tokens) of a file; None where it is about nobody."""
-    if MEMBER not in pq.read_schema(path).names:
-        return None
-    return frozenset(pq.read_table(path, columns=[MEMBER])[MEMBER].unique().to_pylist())
+    """The members (or tokens) of a file, read a batch at a time; None where it is about nobody."""
+    with pq.ParquetFile(path) as file:
+        if MEMBER not in file.schema_arrow.names:
+            return None
+        batches = file.iter_batches(columns=[MEMBER])
+        return frozenset(chain.from_iterable(batch[MEMBER].unique().to_pylist() for batch in batches))
