@@ -91,7 +91,7 @@ def _oidc(c: Any, found: Provider, hub: Path, access: Access, reports: Path) -> 
     ours.scope = list(found.scopes)
     ours.basic_auth = found.basic
     ours.silent_seconds = found.silent_seconds
-    ours.http_request_kwargs = {"connect_timeout": 5, "request_timeout": 10}
+    ours.http_request_kwargs = {"connect_timeout": 5, "request_timeout": 10, "follow_redirects": False}
     ours.access = access
     ours.identities = Identities(hub / "identities.json")
     ours.when_ready = begin

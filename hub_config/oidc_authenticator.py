@@ -219,5 +219,5 @@ class GroupsAuthenticator(GenericOAuthenticator):  # type: ignore[misc]
             if first and error.status_code == 400:  # about the browser's own request: cookies, state
                 raise
             raise (refused if error.status_code == 403 else ProviderSilent()) from None
-        except (OSError, ValueError, TypeError, KeyError):
+        except Exception:  # an answer that cannot be read, in whatever way, counts no longer than none
             raise ProviderSilent() from None
