@@ -13,11 +13,12 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 import pytest
-from broker_world import Bound, World, until
+from broker_world import BIG, Bound, World, new_world, until
 from channel_world import CARE, Api, Holder, api, write_grant
 from click.testing import CliRunner
 from rich.console import Console
 
+from hub_config.oidc_authenticator import GroupsAuthenticator, ProviderSilent
 from workbench.broker import connection, members_found
 from workbench.broker.caller import Caller
 from workbench.broker.channels import answers
@@ -203,3 +204,29 @@ def test_an_operator_signs_off_no_operators_matter_under_another_name(served: Ap
     for name in ("maria", "somebody-else"):
         reply = served.world.control("POST", f"/audit/review?operator={name}", {"item": item})
         assert (reply.status, reply.json["code"]) == (403, "own-matter")
+
+
+def test_what_left_of_answers_that_a_restart_breaks_off_counts_for_the_day() -> None:
+    with new_world() as world:
+        with world.serve():
+            rui = world.bind("rui", "demo-research-sh", "research")
+            assert rui.query("SELECT sex FROM member").status == 200
+            streams = [rui.posting(BIG) for _ in range(3)]
+            for near in streams:
+                near.recv(100_000)
+        for near in streams:
+            near.close()
+        ended = world.log(event="ended")
+        assert len(ended) == len(world.log(event="admitted"))
+        with world.serve() as service:
+            taken = service.broker.meter.taken("demo-research-sh")
+        assert taken == (sum(e["rows"] for e in ended), sum(e["bytes"] for e in ended)) and taken[0] > 3
+
+
+@pytest.mark.parametrize("fault", [RecursionError(), AttributeError("x"), RuntimeError("x")])
+def test_a_providers_answer_that_cannot_be_read_is_silence_and_prolongs_nothing(fault: Exception) -> None:
+    async def answer() -> dict[str, Any]:
+        raise fault
+
+    with pytest.raises(ProviderSilent):
+        asyncio.run(GroupsAuthenticator._asked(answer()))

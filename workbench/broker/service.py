@@ -113,8 +113,13 @@ class Service:
         deadline = time.monotonic() + 3
         while self._http.tasks and time.monotonic() < deadline:
             await asyncio.sleep(0.02)
-        for task in list(self._http.tasks):
+        left = list(self._http.tasks)
+        for task in left:
             task.cancel()
+        if left:
+            await asyncio.wait(left, timeout=3)  # what had left is in the log before the log is closed
+        for connections in self._connections.values():
+            connections.cut()
         (self._run / "control" / "control.sock").unlink(missing_ok=True)
 
     async def bind(
