@@ -230,3 +230,12 @@ def test_a_providers_answer_that_cannot_be_read_is_silence_and_prolongs_nothing(
 
     with pytest.raises(ProviderSilent):
         asyncio.run(GroupsAuthenticator._asked(answer()))
+
+
+def test_alerts_stand_in_the_auditors_folder_at_once_however_slow_the_command_is(
+    served: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORKBENCH_ALERT_COMMAND", "sleep 3")
+    audit = served.service.broker.audit
+    numbers = [audit.record("break-glass-read", user="dr", grant=CARE) for _ in range(4)]
+    until(lambda: str(numbers[-1]) in (audit.folder / "alerts.jsonl").read_text(), 1)

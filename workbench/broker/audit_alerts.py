@@ -29,7 +29,7 @@ _log = logging.getLogger("workbench.broker.audit")
 
 
 class Alerts:
-    """Tells alerts beside the writer of the log, so that a slow command holds nothing up."""
+    """Writes an alert's line at once, and runs the command beside the writer of the log: a slow one holds nothing up."""
 
     def __init__(self, folder: Path):
         self._path = folder / FILE
@@ -43,7 +43,12 @@ class Alerts:
         if self._thread is None:
             self._thread = threading.Thread(target=self._work, name="alerts", daemon=True)
             self._thread.start()
-        self._queue.put(json.dumps({name: event[name] for name in SAID}))
+        line = json.dumps({name: event[name] for name in SAID})
+        try:
+            self._write(line)
+        except OSError:
+            _log.error("an alert could not be written to the auditors' folder")
+        self._queue.put(line)
 
     def close(self) -> None:
         """Tells what waits and ends."""
@@ -54,10 +59,6 @@ class Alerts:
 
     def _work(self) -> None:
         while (line := self._queue.get()) is not None:
-            try:
-                self._write(line)
-            except OSError:
-                _log.error("an alert could not be written to the auditors' folder")
             self._run(line)
 
     def _write(self, line: str) -> None:
