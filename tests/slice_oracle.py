@@ -119,8 +119,11 @@ class Oracle:
         ]
         if any(self.hidden(*claim) for claim in claims):
             return True
-        if table == "measure_event" or not self.own:
+        if not self.own:
             return False
+        died = next(row.get("death_date") for row in self.tables["member"] if row["member_id"] == member)
+        if died is not None and died > self.spans(member)[-1][1]:
+            return True
         clipped = any(
             not any(s <= row["start_date"] and row["end_date"] <= e for s, e in self.spans(member))
             for row in self.tables["eligibility"]

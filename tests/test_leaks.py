@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import tiny_release
 from channel_world import Api, api
-from slice_world import GOLDEN, SIERRA, A, B, C, D, grant, query
+from slice_world import GOLDEN, SIERRA, A, B, C, D, column, grant, query
 from slice_world import tables as slice_tables
 from test_tabulate import _care
 
@@ -73,6 +73,46 @@ def test_a_tier_under_own_period_tells_nothing_of_coverage_by_another_plan(
         (A, 0, "no_visit"),
         (B, 0, "no_visit"),
     ]
+
+
+def test_a_former_plan_does_not_learn_of_a_death_from_a_visit_that_no_measure_counts(
+    tmp_path: Path, vault: Vault
+) -> None:
+    """Both had the same emergency visit in May and left in June; one died in October, so the release counts one visit."""
+    rows: dict[str, Any] = {
+        name: [] for name in ("eligibility", "medical_claim_line", "diagnosis", "sensitive_claim")
+    }
+    rows |= {"member": [], "attribution": [], "medical_claim": [], "measure_event": []}
+    rows["value_set"] = value_sets.rows().to_pylist()
+    for member, died in ((A, None), (B, date(2025, 10, 1))):
+        day, span = date(2025, 5, 9), {"member_id": member, "start_date": date(2024, 1, 1)}
+        event = {"member_id": member, "event_id": f"E{member}", "event_date": day, "county_code": "19"}
+        rows["member"].append({"member_id": member, "birth_date": date(1985, 1, 1), "death_date": died})
+        claim = _care(rows, event | {"organisation_id": SIERRA}, 3)
+        rows["medical_claim"] += [
+            claim,
+            {**claim, "claim_id": f"E{member}", "from_date": day, "through_date": day, "bill_type": "0131"},
+        ]
+        rows["attribution"].append(
+            {**span, "organisation_id": SIERRA, "relation": "mcp", "end_date": date(2025, 6, 30)}
+        )
+        if died is None:
+            event |= {
+                "measure": "FUM",
+                "measure_year": 2025,
+                "basis": "all",
+                "organisation_id": SIERRA,
+                "age": 40,
+            }
+            rows["measure_event"] += [{**event, "numerator": n, "met": True} for n in ("7d", "30d")]
+    rows["eligibility"] = [
+        {**row, "start_date": date(2024, 1, 1), "end_date": date(2025, 6, 30)} for row in rows["eligibility"]
+    ]
+    rows["sensitive_claim"] = []
+    slice_ = _cut(tmp_path, vault, rows, organisation=OWN_PERIOD)
+    assert column(slice_, "SELECT count(*) FROM member WHERE death_date IS NOT NULL") == [0]
+    counted = "SELECT member_id, numerator, met, organisation_id, age FROM measure_event ORDER BY ALL"
+    assert query(slice_, counted) == [(m, n, True, SIERRA, 40) for m in (A, B) for n in ("30d", "7d")]
 
 
 @pytest.mark.parametrize("as_of", ["current", "ever_own_period"])

@@ -129,7 +129,7 @@ class Cutter:
         con.execute(
             "CREATE TABLE claim_out AS SELECT s.kind, s.claim_id, any_value(s.member_id) AS member_id, "
             f"min(CASE WHEN {_listed(self.hidden.excluded, 's.category')} THEN s.category "
-            f"ELSE s.category || ' {NO_CONSENT}' END) AS fate, true AS sensitive "
+            f"ELSE s.category || ' {NO_CONSENT}' END) AS fate "
             f"FROM {release.relation('sensitive_claim')} s SEMI JOIN {self._scope} p ON p.member_id = s.member_id "
             "LEFT JOIN consenting c ON c.member_id = s.member_id AND c.category = s.category "
             f"WHERE {_listed(self.hidden.excluded, 's.category')} "
@@ -144,18 +144,23 @@ class Cutter:
             "ANTI JOIN header h ON h.kind = s.kind AND h.claim_id = s.claim_id"
         )
         con.execute(
-            f"INSERT INTO claim_out SELECT kind, claim_id, member_id, '{OUTSIDE}', false FROM header h WHERE h.outside "
+            f"INSERT INTO claim_out SELECT kind, claim_id, member_id, '{OUTSIDE}' FROM header h WHERE h.outside "
             "AND NOT EXISTS (SELECT 1 FROM claim_out o WHERE o.kind = h.kind AND o.claim_id = h.claim_id)"
         )
         con.execute("DROP TABLE header")
 
-    def clipped(self, table: str) -> str:
-        """A SELECT of the members of whose spans in a table `ever_own_period` keeps a part or nothing."""
+    def who_lost(self) -> str:
+        """A SELECT of the members of whom anything that results rest on stays out: a claim, days of coverage, a death."""
+        lost = "SELECT member_id FROM claim_out"
+        if not self.own_period:
+            return lost
         inside = f"s.start_date >= x.start_date AND coalesce(s.end_date, {FOREVER}) <= x.end_date"
         return (
-            f"SELECT s.member_id FROM {self.release.relation(table)} s SEMI JOIN {self._scope} p "
-            "ON p.member_id = s.member_id "
-            f"WHERE NOT EXISTS (SELECT 1 FROM span x WHERE x.member_id = s.member_id AND {inside})"
+            f"{lost} UNION ALL SELECT s.member_id FROM {self.release.relation('eligibility')} s "
+            f"SEMI JOIN {self._scope} p ON p.member_id = s.member_id "
+            f"WHERE NOT EXISTS (SELECT 1 FROM span x WHERE x.member_id = s.member_id AND {inside}) "
+            f"UNION ALL SELECT s.member_id FROM {self.release.relation('member')} s "
+            f"JOIN {self._scope} p ON p.member_id = s.member_id WHERE s.death_date > p.last_day"
         )
 
     def kept_claims(self) -> str:

@@ -32,19 +32,15 @@ def compute_anew(
 ) -> None:
     """Makes `lost_<table>` (members) and `recomputed_<table>` for those of `names` that are members' results.
 
-    `ever_own_period` alone changes no measure event: one that is its own rests on the attributed days anyway. A tier
-    rests on spans of coverage too, so it is computed anew where one is clipped.
+    Under `ever_own_period` results are computed anew where anything of the member lies outside the attributed days: a
+    tier counts changes of plan, and a visit does not count in a measure when its member died or was in hospice later.
     """
     wanted = [name for name in RESULTS if name in names]
     if not wanted or not cutter.drops_claims:
         return
     cutter.claims()
     for name in wanted:
-        which = " WHERE sensitive" if name == "measure_event" else ""
-        less = f"SELECT member_id FROM claim_out{which}"
-        if CUTS[name].today and cutter.own_period:
-            less += f" UNION ALL {cutter.clipped('eligibility')}"
-        con.execute(f"CREATE TABLE lost_{name} AS SELECT DISTINCT member_id FROM ({less})")
+        con.execute(f"CREATE TABLE lost_{name} AS SELECT DISTINCT member_id FROM ({cutter.who_lost()})")
         columns = ", ".join(f"{c.name} {c.type}" for c in dictionary()[name].columns.values())
         con.execute(f"CREATE TABLE recomputed_{name} ({columns})")
     lost = " UNION ".join(f"SELECT member_id FROM lost_{name}" for name in wanted)
