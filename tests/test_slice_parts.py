@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import shutil
+import time
 from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
@@ -15,10 +17,11 @@ import slice_world as world
 import tiny_release
 from slice_world import A, C, F, column, grant
 
-from workbench.broker import buckets
+from workbench.broker import buckets, shelf
 from workbench.broker.budget import BadBudget, budget, cost_table, to_evict
 from workbench.broker.channels.record_build import ensure_record
 from workbench.broker.consent import Consents, ConsentView, Decision
+from workbench.broker.grants import Grant
 from workbench.broker.published_slice import members_file, remove, used
 from workbench.broker.slices import Slice, UnknownSlice, ensure, ensure_member, list_slices, open_slice
 from workbench.broker.state import State
@@ -167,6 +170,32 @@ def test_what_is_made_from_a_slice_has_its_members(there: World) -> None:
     listed = members_file(there.lake, record.id)
     assert pq.read_table(listed)["member_id"].to_pylist() == [A, C, F]
     assert listed.samefile(members_file(there.lake, record.manifest["slice"]))
+
+
+def test_no_more_slices_are_built_at_once_than_the_machine_can_take(
+    there: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running: set[str] = set()
+    most = 0
+
+    def make(release: Release, one: Grant, *_: Any, **__: Any) -> Slice:
+        nonlocal most
+        running.add(one.policy_digest)
+        most = max(most, len(running))
+        time.sleep(0.05)
+        running.remove(one.policy_digest)
+        return Slice("0" * 24, tmp_path, {"tables": {}})
+
+    async def recorded(*_: Any, **__: Any) -> None: ...
+
+    async def all_at_once() -> None:
+        slices = shelf.Shelf(there.lake, there.vault, recorded)
+        grants = [grant(**BY_CONSENT | {"tables": [name]}) for name in BY_CONSENT["tables"][:6]]
+        await asyncio.gather(*(slices.take(there.release, one, "slice", wait=True) for one in grants))
+
+    monkeypatch.setitem(shelf.MAKERS, "slice", make)
+    asyncio.run(all_at_once())
+    assert most == shelf.BUILDS_AT_ONCE
 
 
 def test_an_evicted_slice_is_gone_at_once_and_can_be_built_again(there: World) -> None:

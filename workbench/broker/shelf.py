@@ -33,6 +33,8 @@ QUICK_BUILD_SECONDS = 1.0
 STILL_WANTED_SECONDS = 60.0
 """Who was given a slice may take so long to lease a worker on it: it is not evicted before. Also how often a use is
 noted in the lake."""
+BUILDS_AT_ONCE = 2
+"""Each build may take `BUILD_MEMORY` and every core; the others wait."""
 FORGOTTEN_SECONDS = 86_400.0
 """What nobody asked for in so long is not built again when a consent changes."""
 
@@ -125,6 +127,7 @@ class Shelf:
         self._given: dict[str, _Given] = {}
         self._taken: dict[str, float] = {}
         self._noted: dict[str, float] = {}
+        self._building = asyncio.Semaphore(BUILDS_AT_ONCE)
         self._lines: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     async def take(
@@ -224,10 +227,11 @@ class Shelf:
             said = {"grant": grant.name, "release": release.id, "slice": id, "user": "broker"}
             async with self._lines[lineage(release, grant, "slice")]:
                 try:
-                    await self._record("slice-building", **said, detail=kind)
-                    found = await asyncio.to_thread(
-                        make, release, grant, self._vault, self._lake, report, consents=view
-                    )
+                    async with self._building:
+                        await self._record("slice-building", **said, detail=kind)
+                        found = await asyncio.to_thread(
+                            make, release, grant, self._vault, self._lake, report, consents=view
+                        )
                 except WorkbenchError as error:
                     await self._record("slice-failed", **said, code=error.code, reason=error.reason)
                     raise
