@@ -398,7 +398,7 @@ def test_a_cut_off_answer_tells_the_brokers_reason(peer: Callable[..., Session])
         {},
         b'{"query": "q1", "state": "failed", "reason": "The query took longer than 60 seconds."}',
     )
-    session = peer((200, {"X-Workbench-Query": "q1"}, _stream(1000)[:-8]), reason)
+    session = peer((200, {"X-Query-Id": "q1"}, _stream(1000)[:-8]), reason)
     with pytest.raises(ResultCutOff, match="longer than 60 seconds"):
         session.sql("select 1").arrow()
 

@@ -18,9 +18,9 @@ from slice_world import A, B, C, D, grant, query
 from workbench.broker.cut import CUTS
 from workbench.broker.grants import Grant, GrantBook, OrganisationRegistry
 from workbench.broker.policy_diff import TABLES, Count, Difference, OrganisationDifference, policy_diff
-from workbench.broker.policy_explain import NOT_TOLD, UnknownMember, explain_member
+from workbench.broker.policy_explain import NOT_TOLD, explain_member
 from workbench.broker.service import Service
-from workbench.broker.slices import Slice, ensure
+from workbench.broker.slices import Slice, UnknownMember, ensure
 from workbench.broker.state import State
 from workbench.broker.vault import Vault
 from workbench.cli.policy import policy

@@ -16,7 +16,6 @@ Way = Literal["notebook", "app", "report", "operator", "lmr_api", "risk_api", "f
 OPENS = {"notebook": "notebook", "app": "apps", "report": "reports", "operator": None}
 """The channel that a grant must open for a way; the others are named as their channels are."""
 
-
 NOTICE_HEADER = "X-Workbench-Notice"
 
 
@@ -65,16 +64,19 @@ class Answer:
     @property
     def headers(self) -> dict[str, str]:
         """Where the answer comes from, as HTTP headers."""
-        return {
-            "X-Query-Id": self.id,
-            "X-Workbench-Query": self.id,
-            "X-Workbench-Grant": self.grant.name,
-            "X-Workbench-Level": str(self.grant.level),
-            "X-Workbench-Release": str(self.slice.manifest["release"]),
-            "X-Workbench-Slice": self.slice.id,
-            "X-Workbench-Synthetic": str(self.slice.synthetic).lower(),
-            **({NOTICE_HEADER: NOTICE_NAME} if self.grant.notice else {}),
-        }
+        return {"X-Query-Id": self.id, **stamps(self.grant, self.slice)}
+
+
+def stamps(grant: Grant, slice: Slice) -> dict[str, str]:
+    """Headers: grant, level, release, slice, whether the people are invented, and the notice of 42 CFR 2.32."""
+    return {
+        "X-Workbench-Grant": grant.name,
+        "X-Workbench-Level": str(grant.level),
+        "X-Workbench-Release": str(slice.manifest["release"]),
+        "X-Workbench-Slice": slice.id,
+        "X-Workbench-Synthetic": str(slice.synthetic).lower(),
+        **({NOTICE_HEADER: NOTICE_NAME} if grant.notice else {}),
+    }
 
 
 def notice_of(grant: Grant) -> dict[str, str]:

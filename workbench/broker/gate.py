@@ -108,7 +108,7 @@ def admit(
         sql=text,
         tables=tuple(sorted(use.tables)),
         columns=tuple(sorted(f"{table}.{column}" for table, column in use.columns)),
-        normalised=_normalise(sql, tokens, _known_names(tables), mark or _question_mark),
+        normalised=_normalise(tokens, _known_names(tables), mark or _question_mark),
     )
 
 
@@ -120,7 +120,7 @@ def redact(sql: str, tables: Mapping[str, Collection[str]], mark: Callable[[str]
         tokens = _DIALECT.tokenize(sql)
     except (SqlglotError, RecursionError, ValueError):
         return f"{mark(sql)} [{len(sql)} characters]"
-    return _normalise(sql, tokens, _known_names(tables), mark)
+    return _normalise(tokens, _known_names(tables), mark)
 
 
 def _tokens(sql: str) -> list[Token]:
@@ -347,7 +347,7 @@ def _question_mark(_: str) -> str:
     return "?"
 
 
-def _normalise(sql: str, tokens: list[Token], known: set[str], mark: Callable[[str], str]) -> str:
+def _normalise(tokens: list[Token], known: set[str], mark: Callable[[str], str]) -> str:
     """Words of SQL and of the slice as they are; literals and other names marked; long lists as one mark."""
     parts: list[str] = []
     run: list[str] = []

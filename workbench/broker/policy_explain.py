@@ -19,8 +19,8 @@ from workbench.broker.cutter import Cutter
 from workbench.broker.explained import sensitive_of
 from workbench.broker.grants import Decision, Grant, GrantBook, Relation
 from workbench.broker.key_release import KeyRelease, load
+from workbench.broker.slices import UnknownMember
 from workbench.deid.levels import Level
-from workbench.errors import WorkbenchError
 from workbench.lake.release import Release
 
 FOREVER = date(9999, 12, 31)
@@ -33,13 +33,6 @@ AS_SEEN = {
     Level.SAFE_HARBOR: "under a token, without dates and places: the person cannot ask for this member by id",
     Level.AGGREGATE: "nothing of any member: the grant has tables, no rows",
 }
-
-
-class UnknownMember(WorkbenchError):
-    """The release has no member of this id."""
-
-    code = "unknown-member"
-    http_status = 404
 
 
 def explain_member(

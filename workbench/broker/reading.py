@@ -23,12 +23,12 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from workbench.broker.caller import Caller
-from workbench.broker.grants import Channel, Grant, Level
+from workbench.broker.grants import Channel, Grant
 from workbench.broker.law import refuse_unsourced
 from workbench.broker.pool import Lease
 from workbench.broker.said import milliseconds, outcome, who, why
 from workbench.broker.shelf import Ready, SliceBuilding, SliceKind
-from workbench.broker.slices import NoRows, Slice
+from workbench.broker.slices import Slice, refuse_rowless
 from workbench.errors import WorkbenchError
 from workbench.lake.release import Release
 
@@ -96,11 +96,8 @@ class Reading:
 
     async def ready(self, kind: SliceKind = "slice", *, wait: bool = False) -> Ready:
         """The grant's slice of that kind, built if need be. Raises NoRows, SliceBuilding and what a build raises."""
-        if kind != "tabulation" and self.grant.level == Level.AGGREGATE:
-            raise NoRows(
-                f"Grant {self.grant.name} is of level aggregate: it has tables, no rows.",
-                hint='Ask for one of the tables: `s.tabulate("members_by_county", year=2025)`.',
-            )
+        if kind != "tabulation":
+            refuse_rowless(self.grant)
         ready = await self._broker.shelf.take(self.release, self.grant, kind, wait=wait)
         self.slice, self._known = ready.slice, ready.tables
         self._said |= {"release": ready.slice.manifest["release"], "slice": ready.slice.id}

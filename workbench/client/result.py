@@ -38,13 +38,13 @@ class Provenance:
 
     @classmethod
     def from_headers(cls, headers: http.client.HTTPMessage) -> Provenance:
-        """Reads the X-Workbench-… headers of an answer."""
+        """Reads X-Query-Id and the X-Workbench-… headers of an answer."""
 
         def value(name: str) -> str:
             return headers.get(f"X-Workbench-{name}") or ""
 
         return cls(
-            query=value("Query"),
+            query=headers.get("X-Query-Id") or "",
             grant=value("Grant"),
             level=value("Level"),
             release=value("Release"),

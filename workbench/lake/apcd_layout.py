@@ -17,7 +17,6 @@ from datetime import date
 DELIMITER = "|"
 HEADER = "HD"
 TRAILER = "TR"
-FILE_TYPES = ("ME", "MC", "PC", "PV")
 
 HEADER_FIELDS = (
     "record",
@@ -51,9 +50,6 @@ OTHER_DIAGNOSES = tuple(f"CDLMC{number:03d}" for number in range(38, 62))
 """Other diagnoses 1-24; the principal one is CDLMC037, admitting CDLMC034, external cause CDLMC035."""
 OTHER_ICD_PROCEDURES = tuple(f"CDLMC{number:03d}" for number in range(94, 119))
 """Other ICD procedures 1-25; the principal one is CDLMC093."""
-
-ICD_VERSION = {"9": "ICD-9", "0": "ICD-10", "10": "ICD-10"}
-"""CDLMC036 (unverified code table: 9 and 0 as in the X12 predecessors)."""
 
 CLAIM_STATUS = {"01": "paid", "02": "paid", "03": "paid", "04": "denied", "19": "paid", "22": "void"}
 """CDLMC157 and CDLPC065: X12 claim status codes of 835 CLP02 (1-3 paid, 4 denied, 19 paid and forwarded, 22 reversal)."""

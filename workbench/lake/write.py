@@ -21,11 +21,6 @@ if TYPE_CHECKING:
 
 MEMBERS_PER_PART = 50_000
 ROWS_PER_GROUP = 122_880
-ROWS_PER_PART_WITHOUT_MEMBERS = 5_000_000
-
-SET_ASIDE = pa.schema(
-    [("source", pa.string()), ("source_row", pa.int64()), ("reason", pa.string()), ("record", pa.string())]
-)
 
 
 class KeyNotUnique(WorkbenchError):

@@ -16,11 +16,10 @@ from typing import Any
 import pyarrow.parquet as pq
 from starlette.responses import Response
 
-from workbench.broker.caller import NOTICE_HEADER, Answer, Caller, notice_of
+from workbench.broker.caller import Answer, Caller, notice_of, stamps
 from workbench.broker.channels.record_store import MEMBER, RECORD, RISK
 from workbench.broker.core import Broker
 from workbench.broker.grants import Channel, Grant, Level
-from workbench.broker.law import NOTICE_NAME
 from workbench.broker.reading import Reading
 from workbench.broker.shelf import Ready
 from workbench.errors import WorkbenchError
@@ -195,20 +194,8 @@ def json_bytes(content: dict[str, Any]) -> bytes:
 
 def json_response(answer: bytes, grant: Grant, ready: Ready, more: dict[str, str]) -> Response:
     """JSON that no cache keeps, with what every answer of data says in its head."""
-    headers = {"Cache-Control": "no-store", **stamps(grant, ready), **more}
+    headers = {"Cache-Control": "no-store", **stamps(grant, ready.slice), **more}
     return Response(answer, media_type="application/json", headers=headers)
-
-
-def stamps(grant: Grant, ready: Ready) -> dict[str, str]:
-    """Headers: grant, level, release, whether the people are invented, and the notice of 42 CFR 2.32."""
-    return {
-        "X-Workbench-Grant": grant.name,
-        "X-Workbench-Level": str(grant.level),
-        "X-Workbench-Release": str(ready.slice.manifest["release"]),
-        "X-Workbench-Slice": ready.slice.id,
-        "X-Workbench-Synthetic": str(ready.slice.synthetic).lower(),
-        **({NOTICE_HEADER: NOTICE_NAME} if grant.notice else {}),
-    }
 
 
 async def feed(broker: Broker, caller: Caller) -> Response:

@@ -13,7 +13,6 @@ TEMPLATE = {name: number for number, name in enumerate(TEMPLATES)}
 DIAGNOSIS = {code: number for number, code in enumerate(DIAGNOSES)}
 PRODUCTS = tuple(dict.fromkeys(drug for drugs in DRUGS.values() for drug in drugs))
 PRODUCT = {drug: number for number, drug in enumerate(PRODUCTS)}
-MOST_DIAGNOSES = 3
 
 
 def diagnosis_numbers(codes: tuple[str, ...]) -> Ints:
