@@ -39,7 +39,11 @@ TRUTH: dict[str, tuple[list[tuple[str, int, int | None, bool, int]], bool]] = {
         [("part2", -10, None, False, 5), ("part2", -10, -1, False, 1)],
         False,
     ),
-    "two of one moment: the later written": (
+    "two of one moment: the revocation, if written first": (
+        [("part2", -9, None, True, 1), ("part2", -9, None, False, 1)],
+        False,
+    ),
+    "two of one moment: the revocation": (
         [("part2", -9, None, False, 1), ("part2", -9, None, True, 1)],
         False,
     ),
@@ -76,8 +80,8 @@ def test_the_epoch_changes_with_a_decision_and_when_one_lapses_and_comes_back_wi
     register: Consents,
 ) -> None:
     epochs = [register.view("plan", ["part2"]).epoch]
-    for revoked in (False, True, False):
-        register.decide([decided("part2", -10, 3, revoked, 0)])
+    for ago, revoked in ((2, False), (1, True), (0, False)):
+        register.decide([decided("part2", -10, 3, revoked, ago)])
         epochs.append(register.view("plan", ["part2"]).epoch)
     assert epochs[0] == epochs[2] != epochs[1] == epochs[3]
     assert register.view("plan", ["part2"], on=TODAY + timedelta(days=4)).epoch == epochs[0]

@@ -14,6 +14,7 @@ from slice_world import GOLDEN, SIERRA, A, B, C, D, column, grant, query
 from slice_world import tables as slice_tables
 from test_tabulate import _care
 
+from workbench.broker.consent import Consents, read_decisions
 from workbench.broker.slices import Slice, ensure, ensure_tabulation
 from workbench.broker.state import State
 from workbench.broker.tabulate import compute
@@ -113,6 +114,22 @@ def test_a_former_plan_does_not_learn_of_a_death_from_a_visit_that_no_measure_co
     assert column(slice_, "SELECT count(*) FROM member WHERE death_date IS NOT NULL") == [0]
     counted = "SELECT member_id, numerator, met, organisation_id, age FROM measure_event ORDER BY ALL"
     assert query(slice_, counted) == [(m, n, True, SIERRA, 40) for m in (A, B) for n in ("30d", "7d")]
+
+
+def test_a_file_of_days_that_lists_the_newest_first_revives_no_consent_revoked_that_day(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "decisions.csv"
+    file.write_text(
+        "member_id,recipient,scope,from,until,revoked,decided_at,source\n"
+        f"{A},clinic,all,2026-01-05,,yes,2026-01-05,form 2\n{A},clinic,part2,2026-01-05,,no,2026-01-05,form 1\n"
+    )
+    state = State(f"sqlite:///{tmp_path / 's.sqlite'}", tmp_path / "state")
+    register = Consents(state)
+    register.decide(read_decisions(file))
+    assert register.view("clinic", ["part2"]).members == {"part2": frozenset()}
+    assert [row["counts"] for row in register.listed(member_id=A)] == [False, True]
+    state.close()
 
 
 @pytest.mark.parametrize("as_of", ["current", "ever_own_period"])

@@ -189,17 +189,17 @@ def random_decisions(r: random.Random) -> list[Decision]:
 
 
 def consents_of(decisions: list[Decision]) -> dict[tuple[str, str], bool]:
-    """By the newest decision for each member and category, the later written of two of one moment."""
+    """By the newest decision for each member and category; of one moment a revocation, else the later written."""
     found = {}
     for member in IDS:
         for category in map(str, Category):
             about = [
-                (d.decided_at, n, d)
+                (d.decided_at, d.revoked, n, d)
                 for n, d in enumerate(decisions)
                 if d.member_id == member and d.recipient == "plan-a" and d.scope in (category, "all")
             ]
             if about:
-                newest = max(about, key=lambda found: found[:2])[2]
+                newest = max(about, key=lambda found: found[:3])[3]
                 lasts = newest.until is None or newest.until >= TODAY
                 found[member, category] = not newest.revoked and newest.start <= TODAY and lasts
     return found

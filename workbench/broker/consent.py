@@ -1,7 +1,8 @@
 """Consents of members: who let whom have which sensitive records, and until when.
 
 The register is append-only. For one member, recipient and category the newest decision counts alone: a later one is
-never outvoted by an older one that would last longer. A decision about a member of no recipient's slice changes nothing
+never outvoted by an older one that would last longer. Of one moment a revocation counts as the newer, because files name
+days alone, and in any order. A decision about a member of no recipient's slice changes nothing
 that anybody may see; the epoch of a view is the hash of who consents on a day, so it changes with a decision and on
 the day on which one begins or lapses, and is what it was when the same people consent again.
 
@@ -159,7 +160,7 @@ class Consents:
 
     def listed(self, *, member_id: str | None = None, recipient: str | None = None) -> list[dict[str, Any]]:
         """The decisions, the oldest first, each with `counts`: whether no newer one has replaced it."""
-        query = sa.select(consents).order_by(consents.c.decided_at, consents.c.id)
+        query = sa.select(consents).order_by(consents.c.decided_at, consents.c.revoked, consents.c.id)
         if member_id is not None:
             query = query.where(consents.c.member_id == member_id)
         if recipient is not None:
@@ -180,7 +181,7 @@ class Consents:
     def _consenting(self, recipient: str, category: str, day: date) -> frozenset[str]:
         c = consents.c
         place = sa.func.row_number().over(
-            partition_by=c.member_id, order_by=[c.decided_at.desc(), c.id.desc()]
+            partition_by=c.member_id, order_by=[c.decided_at.desc(), c.revoked.desc(), c.id.desc()]
         )
         newest = (
             sa.select(c.member_id, c.starts, c.ends, c.revoked, place.label("place"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
-from datetime import date
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 AS_OF = date(2026, 1, 31)
 """The as-of date of the made-up release: what is current is so on this day."""
+FIRST_DECISION = datetime(2026, 1, 31, tzinfo=UTC)
+"""When a member's first consent in a situation was decided; each later one is a second newer."""
 _RELEASE = "20260131-000000000000"
 
 
@@ -52,9 +54,10 @@ def reach(rows: Sequence[tuple[MemberRow, Grant]]) -> list[Reach]:
                     start=said.start,
                     until=said.end,
                     revoked=said.revoked,
+                    decided_at=FIRST_DECISION + timedelta(seconds=place),
                 )
                 for number, (row, _) in enumerate(rows)
-                for said in row.consents
+                for place, said in enumerate(row.consents)
             )
             seen: dict[str, tuple[set[str], set[str]]] = {}
             found: list[Reach] = []
