@@ -5,16 +5,19 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import shutil
 import socket
 import stat
 import subprocess
 import sys
 
 import pytest
+import slice_world
 import sqlalchemy as sa
 from broker_world import Bound, World, ask, new_world, until
 from gate_slice import statements
 
+from workbench.broker.caller import Caller
 from workbench.broker.frames import END_OF_STREAM
 from workbench.broker.pool import PoolLimits
 from workbench.broker.service import Service
@@ -415,3 +418,16 @@ def test_a_token_hash_that_is_none_is_refused(world: World, service: Service) ->
         "token_sha256": None,
     }
     assert world.control("POST", "/bindings", body).json["code"] == "binding-refused"
+
+
+def test_the_latest_release_is_read_once_until_another_comes_or_goes(world: World, service: Service) -> None:
+    asks = Caller("operator:local", "demo-analyst", None, "operator", operator=True)
+    broker = service.broker
+    first = broker.release(asks)
+    assert broker.release(asks) is first
+    newer = slice_world.release(world.where.lake, release_id="20260228-0123456789ab", as_of="2026-02-28")
+    try:
+        assert broker.release(asks).id == newer.id
+    finally:
+        shutil.rmtree(newer.path)
+    assert broker.release(asks).id == first.id

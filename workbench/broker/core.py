@@ -32,7 +32,7 @@ from workbench.broker.state import State
 from workbench.broker.tabulate import check_spec
 from workbench.broker.vault import Vault
 from workbench.errors import WorkbenchError
-from workbench.lake.release import Release, UnknownRelease, open_release
+from workbench.lake.release import RELEASES, Release, UnknownRelease, open_release
 from workbench.sandbox import available, insecure
 from workbench.schema import dictionary
 from workbench.schema.dictionary import IdentifierClass
@@ -89,6 +89,7 @@ class Broker:
             budget=may_take,
         )
         self._releases: dict[str, Release] = {}
+        self._latest: tuple[int, Release] | None = None
         self._admitted: OrderedDict[tuple[str, str], gate.Admitted] = OrderedDict()
         self._queries: OrderedDict[str, dict[str, Any]] = OrderedDict()
         self._later: set[asyncio.Task[None]] = set()
@@ -129,10 +130,18 @@ class Broker:
     def release(self, caller: Caller) -> Release:
         """The release that the caller's answers come from: the one fixed at the server's start, else the latest."""
         if caller.release is None:
-            return open_release(self.settings.lake)
+            return self._latest_release()
         if caller.release not in self._releases:
             self._releases[caller.release] = open_release(self.settings.lake, caller.release)
         return self._releases[caller.release]
+
+    def _latest_release(self) -> Release:
+        """The latest release; its manifest, and those of all others, are read again only when a release came or went."""
+        folder = self.settings.lake / RELEASES
+        moment = folder.stat().st_mtime_ns if folder.is_dir() else 0
+        if self._latest is None or self._latest[0] != moment:
+            self._latest = (moment, open_release(self.settings.lake))
+        return self._latest[1]
 
     def reading(
         self,
@@ -299,7 +308,7 @@ class Broker:
             self.grants().require(grant, groups, purpose=purpose, channel=CHANNELS[kind])
             release = None
             with contextlib.suppress(UnknownRelease):
-                release = open_release(self.settings.lake).id
+                release = self._latest_release().id
         except WorkbenchError as refusal:
             await self.record("binding-refused", **said, **why(refusal))
             raise
