@@ -28,9 +28,9 @@ def mount(tmp_path_factory: pytest.TempPathFactory) -> Mount:
     return write_slice(folder / "slice")
 
 
-def _run(work: Callable[[Pool], Awaitable[None]], workers: int) -> None:
+def _run(work: Callable[[Pool], Awaitable[None]], workers: int, kept: int = 0) -> None:
     async def go() -> None:
-        pool = Pool(PoolLimits(workers=workers, threads=1, memory_bytes=300 << 20))
+        pool = Pool(PoolLimits(workers=workers, threads=1, memory_bytes=300 << 20, kept=kept))
         try:
             await work(pool)
         finally:
@@ -64,6 +64,27 @@ def test_a_flood_of_one_grant_does_not_starve_a_caller_of_another(mount: Mount) 
         assert order[2:] == flood, "among its own, who came first"
 
     _run(work, 1)
+
+
+def test_more_users_find_their_worker_warm_than_may_work_at_once(mount: Mount) -> None:
+    async def work(pool: Pool) -> None:
+        async def pid_of(user: str) -> int:
+            lease = await pool.lease(mount, user, "one")
+            lease.close()
+            return lease.process.pid
+
+        first = [await pid_of(user) for user in "abcd"]
+        assert [await pid_of(user) for user in "abcd"] == first
+        fifth = await pid_of("e")
+        assert fifth not in first
+        assert [await pid_of(user) for user in "bcd"] == first[1:], "who was idle longest made room"
+        leases = [await pool.lease(mount, user, f"g{user}") for user in "bc"]
+        with pytest.raises(Busy):
+            await pool.lease(mount, "d", "gd", wait=0.3)
+        for lease in leases:
+            lease.close()
+
+    _run(work, workers=2, kept=4)
 
 
 def test_within_a_grant_users_take_turns(mount: Mount, monkeypatch: pytest.MonkeyPatch) -> None:

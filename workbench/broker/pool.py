@@ -22,6 +22,7 @@ from workbench.broker.process import (
     QueryFailed,
     WorkerLost,
     WorkerProcess,
+    ample,
     ended,
     failure,
 )
@@ -123,7 +124,7 @@ class Pool:
     """All workers of a broker."""
 
     def __init__(self, limits: PoolLimits | None = None):
-        self.limits = limits or PoolLimits()
+        self.limits = limits or ample()
         self._idle: list[WorkerProcess] = []
         self._leases: set[Lease] = set()
         self._starting = 0
@@ -193,7 +194,7 @@ class Pool:
             if process is not None:
                 self._hand_over(waiter, process)
             else:
-                if self._total() >= self.limits.workers:
+                if self._total() >= self.limits.processes:
                     self._evict()
                 self._starting += 1
                 self._spawn(self._start_for(waiter))
@@ -201,9 +202,11 @@ class Pool:
     def _may_start(self, waiter: _Waiter) -> bool:
         if not self._turns.may(waiter.grant, waiter.user, waiter.concurrent):
             return False
+        if self._total() - len(self._idle) >= self.limits.workers:
+            return False
         if self._has_idle(waiter.mount, waiter.user):
             return True
-        room = self._total() < self.limits.workers or bool(self._idle)
+        room = self._total() < self.limits.processes or bool(self._idle)
         return room and not self._is_warming(waiter.mount, waiter.user)
 
     def _place(self, waiter: _Waiter) -> tuple[int, ...]:
@@ -243,7 +246,7 @@ class Pool:
         """Starts a worker ahead of the first query, if there is room and none for that user yet."""
         processes = [*self._idle, *(lease.process for lease in self._leases)]
         known = any(p.mount == mount and p.user == user for p in processes) or self._is_warming(mount, user)
-        if not known and not self._closed and self._total() < self.limits.workers:
+        if not known and not self._closed and self._total() < self.limits.processes:
             self._warming.append((mount, user))
             self._spawn(self._warm(mount, user))
 

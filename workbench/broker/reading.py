@@ -35,6 +35,9 @@ from workbench.lake.release import Release
 if TYPE_CHECKING:
     from workbench.broker.core import Broker
 
+LONGEST_REFUSED = 4_000
+"""Characters of a refused statement that the log keeps: what nobody answered must not fill the disk."""
+
 Statement = str | Callable[[Mapping[str, tuple[str, ...]]], str]
 """What the log says was asked; a function of the slice's tables where that is only known, or dear, at a refusal."""
 
@@ -167,7 +170,10 @@ class Reading:
         return self._admission
 
     async def _refuse(self, refusal: WorkbenchError) -> None:
-        await self._broker.record("refused", **self._said, statement=self._words(), **why(refusal))
+        statement = self._words()
+        if len(statement) > LONGEST_REFUSED:
+            statement = f"{statement[:LONGEST_REFUSED]}… [{len(statement)} characters]"
+        await self._broker.record("refused", **self._said, statement=statement, **why(refusal))
 
     def _words(self) -> str:
         return self._statement if isinstance(self._statement, str) else self._statement(self._known)
