@@ -214,7 +214,10 @@ def _inside_the_slice(event: Mapping[str, Any], tables: frozenset[str], rows: in
         return Grade.POSSIBLE, "Asked a slice with this member in it; the answers had no rows."
     reference = event["returned"]
     if reference and not reference.endswith(CAPPED):
-        return Grade.POSSIBLE, "Asked a slice with this member in it; the id stood in plain in none of these answers."
+        return (
+            Grade.POSSIBLE,
+            "Asked a slice with this member in it; the id stood in plain in none of these answers.",
+        )
     if event["members"] and not reference:
         return (
             Grade.MAY,
