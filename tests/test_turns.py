@@ -141,6 +141,18 @@ def test_a_caller_who_goes_away_while_she_waits_leaves_the_queue(mount: Mount) -
     _run(work, 1)
 
 
+def test_a_worker_that_was_warming_while_its_slice_was_cut_is_not_kept(mount: Mount) -> None:
+    async def work(pool: Pool) -> None:
+        pool.warm(mount, "a")
+        await asyncio.sleep(0)
+        pool.cut(mount.slice_id)
+        while pool._warming:
+            await asyncio.sleep(0.02)
+        assert not pool.pids()["idle"]
+
+    _run(work, 2)
+
+
 async def _all(lease: Lease, sql: str) -> bytes:
     return b"".join([piece async for piece in lease.query(sql)])
 

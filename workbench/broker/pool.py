@@ -306,8 +306,8 @@ class Pool:
         self._dispatch()
 
     def _rest(self, process: WorkerProcess) -> None:
-        """Keeps a worker for the next query; after the end, none."""
-        if self._closed:
+        """Keeps a worker for the next query; after the end, none, nor one whose slice was cut meanwhile."""
+        if self._closed or self._cuts.get(process.mount.slice_id, -1.0) > process.made:
             self._bury(process)
         else:
             self._idle.append(process)

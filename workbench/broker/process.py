@@ -146,7 +146,7 @@ class WorkerProcess:
     def __init__(self, mount: Mount, user: str):
         self.mount = mount
         self.user = user
-        self.used = self.began = time.monotonic()
+        self.used = self.began = self.made = time.monotonic()
         self.waited = 0.0
         self.waiting_since: float | None = None
         self.killed_for = ""

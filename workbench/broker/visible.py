@@ -17,7 +17,7 @@ import ibis
 
 from workbench.broker.cut import CUTS
 from workbench.broker.cutter import Cutter
-from workbench.lake.derive import events_sql, measure_years_among
+from workbench.lake.derive import insert_events, measure_years_among
 from workbench.lake.release import Release
 from workbench.lib import risk
 from workbench.lib.measures import MEASURES
@@ -99,21 +99,8 @@ def _measure_events(con: duckdb.DuckDBPyConnection, cutter: Cutter, release: Rel
         f"SELECT DISTINCT year(from_date) FROM {release.relation('medical_claim')}"
     ).fetchall()
     years = measure_years_among([year for (year,) in found], release.complete_through)
-    for measure in MEASURES.values():
-        known = tuple(sorted(set(years) & set(measure.years))) if measure.event else ()
-        if not known:
-            continue
-        con.execute(
-            f"CREATE OR REPLACE TEMP TABLE counted AS FROM ({events_sql(measure.name, known)}) WHERE denominator"
-        )
-        for numerator in measure.numerators:
-            con.execute(
-                f"""INSERT INTO recomputed_measure_event BY NAME
-                SELECT '{measure.name}' AS measure, measure_year, '{cutter.basis}' AS basis, event_id, member_id,
-                  event_date, organisation_id, county_code, age, '{numerator}' AS numerator, met_{numerator} AS met
-                FROM counted WHERE member_id IN (SELECT member_id FROM lost_measure_event)"""
-            )
-        con.execute("DROP TABLE counted")
+    lost = "member_id IN (SELECT member_id FROM lost_measure_event)"
+    insert_events(con, "recomputed_measure_event", cutter.basis, years, lost)
 
 
 def _risk_tiers(con: duckdb.DuckDBPyConnection, release: Release) -> None:

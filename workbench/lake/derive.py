@@ -82,21 +82,28 @@ def measure_events(con: duckdb.DuckDBPyConnection, through: date) -> None:
     """Makes `measure_event`: every event measure of the library, by year, over all claims."""
     columns = dictionary()["measure_event"].columns
     con.execute(f"CREATE TABLE measure_event ({', '.join(f'{c.name} {c.type}' for c in columns.values())})")
-    years = measure_years(con, through)
+    insert_events(con, "measure_event", ALL, measure_years(con, through))
+
+
+def insert_events(
+    con: duckdb.DuckDBPyConnection, table: str, basis: str, years: Sequence[int], where: str = "true"
+) -> None:
+    """Writes the events of every event measure into `table`, computed from the tables of the dictionary that `con` sees."""
     for measure in MEASURES.values():
-        known = sorted(set(years) & set(measure.years)) if measure.event else []
+        known = tuple(sorted(set(years) & set(measure.years))) if measure.event else ()
         if not known:
             continue
-        events = events_sql(measure.name, tuple(known))
-        con.execute(f"CREATE OR REPLACE TEMP TABLE events AS FROM ({events}) WHERE denominator")
+        con.execute(
+            f"CREATE OR REPLACE TEMP TABLE counted AS FROM ({events_sql(measure.name, known)}) WHERE denominator"
+        )
         for numerator in measure.numerators:
             con.execute(
-                f"""INSERT INTO measure_event BY NAME
-                SELECT '{measure.name}' AS measure, measure_year, '{ALL}' AS basis, event_id, member_id,
+                f"""INSERT INTO {table} BY NAME
+                SELECT '{measure.name}' AS measure, measure_year, '{basis}' AS basis, event_id, member_id,
                   event_date, organisation_id, county_code, age, '{numerator}' AS numerator, met_{numerator} AS met
-                FROM events"""
+                FROM counted WHERE {where}"""
             )
-        con.execute("DROP TABLE events")
+        con.execute("DROP TABLE counted")
 
 
 @cache
