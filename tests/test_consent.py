@@ -264,7 +264,9 @@ def test_the_command_line_gives_imports_lists_and_revokes(
     )
     run = CliRunner().invoke
     with world.serve():
-        assert run(program, ["consent", "import", str(file)]).output == "1 decision written down.\n"
+        done = run(program, ["consent", "import", str(file)])
+        assert done.stdout == "1 decision written down.\n"
+        assert "no grant has the recipient study" in done.stderr
         given = run(program, ["consent", "give", "00000004D", "--recipient", "study", "--source", "form 10"])
         assert given.exit_code == 0, given.output
         run(program, ["consent", "revoke", "00000004D", "--recipient", "study", "--source", "letter"])

@@ -69,6 +69,14 @@ def test_break_glass_comes_first_then_denials_then_volume_then_first_uses(days: 
     assert found[2].says.startswith("90,000 rows on") and "500 a day" in found[2].says
 
 
+def test_a_refusal_hides_behind_no_other(days: Days) -> None:
+    said = ("The function zip is not admitted.", "ATTACH is not admitted.", "B.", "B.", "C.", "D.")
+    for reason in said:
+        days.audit.record("refused", user="eve", grant="g", code="sql-refused", reason=reason)
+    (item,) = days.queue()
+    assert item.says == "Refused 6 times: B. ATTACH is not admitted. C. And 2 more reasons."
+
+
 def test_what_was_signed_is_gone_and_what_happens_after_it_comes_back(days: Days) -> None:
     days.audit.record("refused", user="eve", grant="g", code="wrong-group", reason="No.")
     (item,) = days.queue()

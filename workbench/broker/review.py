@@ -2,7 +2,7 @@
 
     break-glass    every access that a person opened for herself in an emergency, with the looks by it
     alert          what else alerted an auditor (a pruning)
-    denied         refusals of one day, person, grant and reason
+    denied         refusals of one day, person, grant and code, with the most frequent reasons
     volume         a day on which somebody got far more rows than on her own days before
     lookups        a day on which somebody asked for far more members by id than on her own days before
     first-use      the first read of a person under a grant
@@ -47,6 +47,8 @@ LEAST_SPREAD = 0.25
 very regular past would make every second day odd. Chosen for this queue; a site may defend another."""
 FLOORS = {"V": 1_000, "L": 20}
 """Rows, or members asked for by id, up to which a day is never unusual."""
+REASONS_SHOWN = 3
+"""A caller who is refused for many reasons shall not choose which of them the auditor reads: the most frequent, and how many more."""
 SHORTEST_NOTE = 10
 """Characters of the note that a sign-off of a break-glass needs."""
 
@@ -253,8 +255,16 @@ def _other_alerts(connection: sa.Connection) -> Iterator[Item]:
 def _denials(connection: sa.Connection) -> Iterator[Item]:
     e = audit_event.c
     day = sa.func.substr(e.at, 1, 10)
+    same = (day, e.user, e.grant, e.code)
+    reasons: dict[tuple[Any, ...], list[str]] = {}
+    told = sa.select(*same, e.reason).where(e.event.in_(DENIALS), e.reason.is_not(None))
+    for *key, reason in connection.execute(
+        told.group_by(*same, e.reason).order_by(sa.func.count().desc(), e.reason)
+    ):
+        reasons.setdefault(tuple(key), []).append(reason)
     query = (
         sa.select(
+            day.label("day"),
             e.user,
             e.grant,
             e.code,
@@ -262,13 +272,14 @@ def _denials(connection: sa.Connection) -> Iterator[Item]:
             sa.func.min(e.seq).label("first"),
             sa.func.max(e.seq).label("last"),
             sa.func.max(e.at).label("at"),
-            sa.func.max(e.reason).label("reason"),
         )
         .where(e.event.in_(DENIALS))
-        .group_by(day, e.user, e.grant, e.code)
+        .group_by(*same)
     )
     for row in connection.execute(query):
-        says = f"Refused {row.times:,} time{'' if row.times == 1 else 's'}: {row.reason or row.code or 'no reason'}"
+        why = reasons.get((row.day, row.user, row.grant, row.code)) or [row.code or "no reason"]
+        more = f" And {len(why) - REASONS_SHOWN:,} more reasons." if len(why) > REASONS_SHOWN else ""
+        says = f"Refused {row.times:,} time{'' if row.times == 1 else 's'}: {' '.join(why[:REASONS_SHOWN])}{more}"
         yield Item(
             f"D{row.last}",
             KINDS["D"],

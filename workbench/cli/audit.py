@@ -176,7 +176,15 @@ def who_saw(member: str, as_json: bool) -> None:
     )
 
 
-@audit.group(invoke_without_command=True)
+@audit.group(
+    invoke_without_command=True,
+    epilog="""\b
+Examples:
+  workbench audit review
+  workbench audit review --json
+  workbench audit review sign B57 --note "Called the clinic: emergency confirmed."
+""",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
 @click.pass_context
 def review(context: click.Context, as_json: bool) -> None:

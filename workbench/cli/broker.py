@@ -139,7 +139,7 @@ def _print(answer: Any, rows: int) -> None:
     console.print(grid)
     more = f", first {rows} shown" if answer.table.num_rows > rows else ""
     console.print(
-        f"{answer.table.num_rows:,} rows{more} · grant {answer.grant} · release {answer.release} · slice {answer.slice}",
+        f"{answer.table.num_rows:,} row{'' if answer.table.num_rows == 1 else 's'}{more} · grant {answer.grant} · release {answer.release} · slice {answer.slice}",
         style="dim",
     )
     if answer.notice:

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from workbench.cli.broker import operating
 from workbench.cli.plain import plain
+from workbench.settings import settings
 
 LAKE = click.option(
     "--lake", type=click.Path(path_type=Path), help="Folder of the lake [env: WORKBENCH_LAKE]."
@@ -119,3 +120,18 @@ def _send(lake: Path | None, decisions: list[dict[str, Any]]) -> None:
         for first in range(0, len(decisions), BATCH):
             broker.ask("POST", "/consents", {"decisions": decisions[first : first + BATCH]})
     click.echo(f"{len(decisions)} decision{'' if len(decisions) == 1 else 's'} written down.")
+    _warn_of_strangers({str(one["recipient"]) for one in decisions})
+
+
+def _warn_of_strangers(recipients: set[str]) -> None:
+    """A decision about a recipient whom no grant names hides and shows nothing: most often a slip of the pen."""
+    from workbench.broker.grants import GrantBook, InvalidGrants
+
+    try:
+        known = {grant.recipient.id for grant in GrantBook.load(settings().grants)}
+    except InvalidGrants:
+        return
+    for name in sorted(recipients - known)[:20]:
+        click.echo(
+            f"warning: no grant has the recipient {plain(name)}; the decision changes nothing.", err=True
+        )

@@ -143,7 +143,9 @@ def _show_slices(found: list[dict[str, Any]], as_json: bool) -> None:
     grid = Table(show_edge=False, header_style="bold")
     numbers = ("rows", "MB", "alone MB", "built in s", "anew s")
     for name in ("slice", "kind", "grant", "level", "release", *numbers, "last used"):
-        grid.add_column(name, justify="right" if name in numbers else "left", overflow="fold")
+        grid.add_column(
+            name, justify="right" if name in numbers else "left", overflow="fold", no_wrap=name == "slice"
+        )
     for one in found:
         cost, about = one["cost"], one["manifest"]
         words = [str(about.get(name, "")) for name in ("kind", "grant", "level", "release")]
