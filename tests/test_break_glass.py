@@ -14,8 +14,10 @@ from broker_world import Reply, until
 from channel_world import NOBODY, Api, Holder, api, channel_world, write_grant
 from slice_world import D, E, F
 
+import workbench as wb
 from workbench.broker.audit import audit_folder
 from workbench.broker.channels import break_glass
+from workbench.client.errors import BrokerRefusal
 
 pytestmark = pytest.mark.sandbox
 ASKED = {
@@ -230,3 +232,12 @@ def test_what_a_killed_broker_left_behind_is_removed_at_the_next_start() -> None
             again = Api(world, service)
             assert _left(again) == []
             assert _log(again, "break-glass-ended")[-1]["reason"] == "the broker had ended before"
+
+
+def test_a_notebook_opens_and_looks_by_name_of_the_methods(served: Api) -> None:
+    bound = served.world.bind("ana", "api-care", "treatment")
+    session = wb.connect(bound.socket, bound.token)
+    with pytest.raises(BrokerRefusal, match="20"):
+        session.break_glass(D, justification="because")
+    opened = session.break_glass(D, justification=ASKED["justification"], minutes=5)
+    assert session.break_glass_record(opened["access"])["member_id"] == D

@@ -14,9 +14,11 @@ import slice_world
 from broker_world import SLOW, Reply, World, new_world
 from click.testing import CliRunner
 
+from workbench.broker.audit import events
 from workbench.broker.consent import ConsentRefused, Consents, Decision, decision_of, read_decisions
+from workbench.broker.grants import GrantBook, OrganisationRegistry
 from workbench.broker.state import State
-from workbench.cli import program
+from workbench.cli import demo_consents, program
 
 TODAY = date.today()
 NOW = datetime.now(UTC)
@@ -270,12 +272,15 @@ def test_the_command_line_gives_imports_lists_and_revokes(
         given = run(program, ["consent", "give", "00000004D", "--recipient", "study", "--source", "form 10"])
         assert given.exit_code == 0, given.output
         run(program, ["consent", "revoke", "00000004D", "--recipient", "study", "--source", "letter"])
+        slip = run(program, ["consent", "revoke", "0000000XX", "--recipient", "study", "--source", "letter"])
+        assert "not in the latest release" in slip.stderr and "release" not in done.stderr
         listed = json.loads(run(program, ["consent", "list", "--recipient", "study", "--json"]).output)
         assert run(program, ["consent", "list"]).exit_code == 0
     assert [(d["member_id"], d["scope"], d["revoked"], d["counts"]) for d in listed] == [
         ("00000003C", "hiv", False, True),
         ("00000004D", "all", False, False),
         ("00000004D", "all", True, True),
+        ("0000000XX", "all", True, True),
     ]
 
 
@@ -300,3 +305,29 @@ def test_over_the_disk_budget_the_slice_that_nobody_uses_goes(
         assert operator(world, SEEN).status == 200
         evicted = [e for e in world.control("GET", "/audit").json["events"] if e["event"] == "slice-evicted"]
     assert {e["slice"] for e in evicted} >= first
+
+
+def test_the_demos_people_have_signed_once_and_each_signature_is_an_event(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(demo_consents, "SHARE_OF_TEN", 10)
+    release = slice_world.release(tmp_path / "lake")
+    care = slice_world.grant(
+        name="care",
+        groups=["sierra-vista-care"],
+        recipient={"id": "sierra-vista", "state": "CA"},
+        sensitive={"part2": "with_consent", "basis": "consent_tpo"},
+        purposes=["treatment"],
+    )
+    book = GrantBook([care], OrganisationRegistry({}))
+    state = State(f"sqlite:///{tmp_path / 'state.sqlite'}", tmp_path / "state")
+    try:
+        assert demo_consents.sign(release, book, state, {"another-group"}) == 0
+        signed = demo_consents.sign(release, book, state, {"sierra-vista-care"})
+        view = Consents(state).view("sierra-vista", ["part2"])
+        assert signed == len(view.members["part2"]) == 1
+        assert demo_consents.sign(release, book, state, {"sierra-vista-care"}) == 0, "not twice"
+        said = [e for e in events(state.engine) if e["event"] == "consent-given"]
+        assert [e["detail"] for e in said] == ["sierra-vista part2"]
+    finally:
+        state.close()

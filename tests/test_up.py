@@ -62,8 +62,12 @@ def test_without_bubblewrap_it_says_what_to_install(other_place: HubData) -> Non
     assert "apt-get install bubblewrap" in said[1]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_when_it_ends_nothing_of_it_is_left(other_place: HubData, number: int) -> None:
+@pytest.mark.parametrize(
+    ("number", "after"),
+    [(signal.SIGINT, "Ctrl-C stops"), (signal.SIGTERM, "Ctrl-C stops"), (signal.SIGINT, "starting")],
+    ids=["Ctrl-C", "terminated", "Ctrl-C while it starts"],
+)
+def test_when_it_ends_nothing_of_it_is_left(other_place: HubData, number: int, after: str) -> None:
     port = free_port()
     up = subprocess.Popen(
         [PROGRAM, "up", "--port", str(port)],
@@ -75,8 +79,9 @@ def test_when_it_ends_nothing_of_it_is_left(other_place: HubData, number: int) -
     assert up.stdout is not None
     with up.stdout as said:
         for line in said:
-            if "Ctrl-C stops" in line:
+            if after in line:
                 break
+        time.sleep(1.0 if after == "starting" else 0.0)
         up.send_signal(number)
         assert up.wait(60) == 0
     time.sleep(0.5)

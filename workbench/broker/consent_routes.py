@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
+import duckdb
+import pyarrow as pa
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from workbench.broker.consent import ConsentRefused, Decision, decision_of
 from workbench.broker.http import answering, body_of
+from workbench.lake.release import UnknownRelease, open_release
 
 if TYPE_CHECKING:
     from workbench.broker.core import Broker
@@ -29,7 +32,8 @@ def consent_routes(broker: Broker) -> list[Route]:
             raise ConsentRefused(f"decisions is a list of 1 to {MOST_DECISIONS:,} decisions.")
         decisions = [_decision(one) for one in said]
         await _settle(broker, f"operator:{body.get('operator') or 'local'}", decisions)
-        return JSONResponse({"decisions": len(decisions)}, 201)
+        unknown = await asyncio.to_thread(_unknown, broker, {one.member_id for one in decisions})
+        return JSONResponse({"decisions": len(decisions), "members_not_in_release": unknown}, 201)
 
     async def listed(request: Request) -> Response:
         asked = request.query_params
@@ -59,6 +63,18 @@ async def _settle(broker: Broker, user: str, decisions: list[Decision]) -> None:
     )
     await asyncio.to_thread(broker.consents.decide, decisions)
     broker.shelf.consents_changed()
+
+
+def _unknown(broker: Broker, members: set[str]) -> int:
+    """How many of the members the latest release does not know: slips of the pen, most often."""
+    try:
+        release = open_release(broker.settings.lake)
+    except UnknownRelease:
+        return len(members)
+    with duckdb.connect() as con:
+        con.register("given", pa.table({"member_id": sorted(members)}))
+        query = f"SELECT count(*) FROM given ANTI JOIN {release.relation('member')} m USING (member_id)"
+        return int(con.execute(query).fetchall()[0][0])
 
 
 def _decision(said: Any) -> Decision:

@@ -230,6 +230,7 @@ class Broker:
             "agreement": grant.agreement,
             "until": grant.valid_until.isoformat(),
             "part2": grant.sensitive.part2 != "exclude",
+            "with_consent": list(grant.sensitive.with_consent),
             **notice_of(grant),
         }
         if insecure():

@@ -116,10 +116,16 @@ def _yes(value: bool) -> str:
 
 
 def _send(lake: Path | None, decisions: list[dict[str, Any]]) -> None:
+    unknown = 0
     with operating(lake, quiet=True) as broker:
         for first in range(0, len(decisions), BATCH):
-            broker.ask("POST", "/consents", {"decisions": decisions[first : first + BATCH]})
+            answer = broker.ask("POST", "/consents", {"decisions": decisions[first : first + BATCH]})
+            unknown += int(answer["members_not_in_release"])
     click.echo(f"{len(decisions)} decision{'' if len(decisions) == 1 else 's'} written down.")
+    if unknown:
+        click.echo(
+            f"warning: {unknown} of the members are not in the latest release; check the ids.", err=True
+        )
     _warn_of_strangers({str(one["recipient"]) for one in decisions})
 
 

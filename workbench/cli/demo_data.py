@@ -8,12 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from workbench.broker import slices
+from workbench.broker.directory import FileDirectory
 from workbench.broker.grants import GrantBook
 from workbench.broker.state import State
 from workbench.broker.vault import Vault
+from workbench.cli import demo_consents
 from workbench.deid.levels import Level
 from workbench.lake import release, synthetic
-from workbench.settings import Settings
+from workbench.settings import PROJECT, Settings
 
 DEMO_GRANTS = (
     "demo-analyst",
@@ -48,8 +50,16 @@ def prepare(here: Settings, members: int, seed: int, say: Say) -> None:
             ensure = slices.ensure_tabulation if grant.level == Level.AGGREGATE else slices.ensure
             made = ensure(built, grant, vault, here.lake)
             say(f"· slice of {name}: {_since(begun) if made.id not in known else 'there'}")
+        if signed := demo_consents.sign(built, book, state, _groups()):
+            say(f"· consents: {signed} invented decisions")
     finally:
         state.close()
+
+
+def _groups() -> set[str]:
+    """The groups of the demo's people."""
+    people = FileDirectory(PROJECT / "hub_config" / "demo_users.yaml")
+    return {group for name in people.users() for group in people.groups(name)}
 
 
 def _since(begun: float) -> str:

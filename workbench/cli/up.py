@@ -77,13 +77,14 @@ def up(demo: bool, members: int, seed: int, ip: str, port: int) -> None:
 
             prepare(here, members, seed, click.echo)
         url = f"http://{ip}:{port}"
+        by_itself = False
         with _ending_on_signals(), _hub(here, url) as hub:
+            _wait_until_ready(hub, here, url)
             _tell(url, demo)
-            try:
-                hub.wait()
-            except KeyboardInterrupt:
-                click.echo("\n· stopping")
-                return
+            hub.wait()
+            by_itself = True
+        if not by_itself:
+            return
         raise CannotStart("The Hub ended by itself.", hint=f"Its log: {_log(here)}")
 
 
@@ -145,7 +146,7 @@ def _log(here: Settings) -> Path:
 
 @contextlib.contextmanager
 def _hub(here: Settings, url: str) -> Iterator[subprocess.Popen[bytes]]:
-    """The running Hub; when the block ends, Hub, proxy, services and users' servers are gone."""
+    """The Hub; when the block ends, by Ctrl-C too, Hub, proxy, services and users' servers are gone."""
     log = _log(here)
     log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     click.echo("· Hub, proxy, broker and report service: starting")
@@ -161,7 +162,6 @@ def _hub(here: Settings, url: str) -> Iterator[subprocess.Popen[bytes]]:
             preexec_fn=_end_with_parent,
         )
     try:
-        _wait_until_ready(hub, here, url)
         yield hub
     except KeyboardInterrupt:
         click.echo("\n· stopping")

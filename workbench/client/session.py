@@ -54,7 +54,9 @@ class Whoami(dict[str, Any]):
         )
         facts = [[name, str(self[name]).replace("_", " ")] for name in names if self.get(name)]
         if "part2" in self:
-            facts.append(["42 CFR Part 2", "included" if self["part2"] else "not included"])
+            of_some = "part2" in self.get("with_consent", ())
+            words = "of members who consented" if of_some else "included" if self["part2"] else "not included"
+            facts.append(["42 CFR Part 2", words])
         fitness = self.get("fitness")
         if fitness:
             facts.append(["fitness", show.Words(describe(fitness).removeprefix("Fitness: "))])
@@ -170,6 +172,34 @@ class Session:
     def risk(self, member: str) -> dict[str, Any]:
         """The risk tier of one member by id, where the grant opens the Risk API. Raises what `record` raises."""
         return self._transport.get(f"/members/{quote(member, safe='')}/risk")
+
+    def break_glass(
+        self,
+        member: str,
+        *,
+        justification: str,
+        reason: str = "medical_emergency",
+        medical_emergency: bool = False,
+        minutes: int = 15,
+    ) -> dict[str, Any]:
+        """Opens the record of one member for minutes, where the grant allows break-glass: `access` and `until`.
+
+        The auditors are told at once, with the justification (20 characters or more) as typed. Part 2 records are in
+        it only with `medical_emergency=True` (42 CFR 2.51). Raises BrokerRefusal, which lists the reasons there are.
+        """
+        return self._transport.post(
+            f"/members/{quote(member, safe='')}/break-glass",
+            {
+                "justification": justification,
+                "reason": reason,
+                "medical_emergency": medical_emergency,
+                "minutes": minutes,
+            },
+        )
+
+    def break_glass_record(self, access: str) -> dict[str, Any]:
+        """The record of an open access, until its time is up. Every look is an event. Raises BrokerRefusal."""
+        return self._transport.get(f"/break-glass/{quote(access, safe='')}/record")
 
     def measure(self, name: str, *, year: int, visible_only: bool = False) -> MeasureResult:
         """A quality measure over this slice, event by event.

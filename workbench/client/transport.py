@@ -90,7 +90,7 @@ def _patiently(send: Callable[[], http.client.HTTPResponse]) -> http.client.HTTP
     with Progress("The broker is working on it") as progress:
         while True:
             response = send()
-            if response.status == 200:
+            if response.status in (200, 201):
                 return response
             with response:
                 body = _error_body(response.read())
