@@ -22,10 +22,11 @@ class UnknownUser(WorkbenchError):
 
 
 class FileDirectory:
-    """The people of a YAML file: `users: {name: {groups: [...]}}`. Read anew at each question, so that a change counts."""
+    """The people of a YAML file: `users: {name: {groups: [...]}}`. Read anew whenever the file is another one, so that a change counts."""
 
     def __init__(self, path: Path):
         self._path = path
+        self._known: tuple[tuple[int, int, int], dict[str, frozenset[str]]] | None = None
 
     def users(self) -> list[str]:
         """The names, sorted."""
@@ -42,7 +43,16 @@ class FileDirectory:
         return groups
 
     def _read(self) -> dict[str, frozenset[str]]:
-        raw = yaml.safe_load(self._path.read_text(encoding="utf-8")) if self._path.is_file() else None
+        if not self._path.is_file():
+            return {}
+        found = self._path.stat()
+        stamp = (found.st_ino, found.st_mtime_ns, found.st_size)
+        if self._known is None or self._known[0] != stamp:
+            self._known = (stamp, self._parsed())
+        return self._known[1]
+
+    def _parsed(self) -> dict[str, frozenset[str]]:
+        raw = yaml.safe_load(self._path.read_text(encoding="utf-8"))
         users = raw.get("users") if isinstance(raw, dict) else None
         if not isinstance(users, dict):
             return {}
