@@ -210,8 +210,9 @@ class Pool:
         return room and not self._is_warming(waiter.mount, waiter.user)
 
     def _place(self, waiter: _Waiter) -> tuple[int, ...]:
+        """The smaller, the sooner. Where a start would end another's worker, who has just been given one goes on first."""
         since = time.monotonic() - STAY_SECONDS
-        stays = any(
+        stays = self._total() >= self.limits.processes and any(
             process.began > since and process.user == waiter.user and process.mount == waiter.mount
             for process in self._idle
         )
