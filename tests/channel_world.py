@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import http.client
 import json
 import shutil
 import time
 import urllib.parse
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import date
-from typing import Any
+from typing import Any, TypeVar
 
+import pytest
 import slice_world
 import tiny_release
 import yaml
@@ -22,6 +24,7 @@ from broker_world import Reply, World, new_world
 from workbench.broker.service import Service
 from workbench.schema import value_sets
 
+T = TypeVar("T")
 CARE, LIMITED, PUBLIC = "api-care", "api-limited", "api-public"
 GRANTS: dict[str, dict[str, Any]] = {
     CARE: {
@@ -107,6 +110,11 @@ class Api:
         finally:
             connection.close()
 
+    def in_the_service(self, work: Coroutine[Any, Any, T]) -> T:
+        """What a coroutine gives back that ran in the service's own loop."""
+        assert self.service.channels._server is not None
+        return asyncio.run_coroutine_threadsafe(work, self.service.channels._server.get_loop()).result(60)
+
     def login(self, name: str, secret: str) -> Reply:
         """POST /oauth/token with HTTP Basic."""
         basic = base64.b64encode(f"{name}:{secret}".encode()).decode()
@@ -170,3 +178,16 @@ def api(part2: frozenset[str] = frozenset()) -> Iterator[Api]:
     """The world, served."""
     with channel_world(part2) as world, world.serve() as service:
         yield Api(world, service)
+
+
+@pytest.fixture(scope="module")
+def served() -> Iterator[Api]:
+    """The world with its service and second listener; a module with a world of its own has a fixture of this name."""
+    with api() as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def care(served: Api) -> Holder:
+    """The client of a care platform."""
+    return served.client("care-platform")

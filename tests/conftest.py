@@ -1,3 +1,3 @@
 """Fixtures that several test modules share."""
 
-pytest_plugins = ["hub_fixture", "broker_world"]
+pytest_plugins = ["hub_fixture", "broker_world", "channel_world"]

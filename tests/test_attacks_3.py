@@ -7,14 +7,13 @@ import contextlib
 import io
 import socket
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import duckdb
 import pyarrow as pa
 import pytest
 from broker_world import BIG, Bound, World, new_world, until
-from channel_world import CARE, Api, Holder, api, write_grant
+from channel_world import CARE, Api, Holder, write_grant
 from click.testing import CliRunner
 from rich.console import Console
 
@@ -27,17 +26,6 @@ from workbench.cli.plain import plain
 from workbench.errors import WorkbenchError
 
 pytestmark = pytest.mark.sandbox
-
-
-@pytest.fixture(scope="module")
-def served() -> Iterator[Api]:
-    with api() as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def care(served: Api) -> Holder:
-    return served.client("care-platform")
 
 
 def test_a_header_gives_a_guesser_no_new_address(served: Api) -> None:
@@ -136,9 +124,7 @@ def test_a_slow_reader_gets_no_more_of_a_file_once_the_grant_is_over(
             write_grant(served.world, CARE)
         return "whole"
 
-    assert served.service.channels._server is not None
-    loop = served.service.channels._server.get_loop()
-    assert asyncio.run_coroutine_threadsafe(slowly(), loop).result(60) == "grant-expired"
+    assert served.in_the_service(slowly()) == "grant-expired"
 
 
 @pytest.mark.parametrize(

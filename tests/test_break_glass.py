@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -34,11 +33,6 @@ def served() -> Iterator[Api]:
         yield found
 
 
-@pytest.fixture(scope="module")
-def care(served: Api) -> Holder:
-    return served.client("care-platform")
-
-
 def _open(care: Holder, member: str = D, **changes: Any) -> Reply:
     return care.ask("POST", f"/members/{member}/break-glass", {**ASKED, **changes})
 
@@ -60,13 +54,12 @@ def _left(served: Api) -> list[str]:
 def _end_all(served: Api) -> None:
     """Has every open access run out now."""
     glass = served.service.channels.glass
-    loop = glass._broker.pool._watch.get_loop()
 
     async def end() -> None:
         for access in list(glass._open.values()):
             await glass._end(access, "its time is up")
 
-    asyncio.run_coroutine_threadsafe(end(), loop).result(20)
+    served.in_the_service(end())
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,6 @@ import subprocess
 import sys
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,17 +33,6 @@ from workbench.cli.client import client as client_commands
 from workbench.errors import WorkbenchError
 
 pytestmark = pytest.mark.sandbox
-
-
-@pytest.fixture(scope="module")
-def served() -> Iterator[Api]:
-    with api() as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def care(served: Api) -> Holder:
-    return served.client("care-platform")
 
 
 def _last(served: Api, event: str) -> dict[str, Any]:

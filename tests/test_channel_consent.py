@@ -4,29 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import io
-from collections.abc import Iterator
 
 import pyarrow.parquet as pq
 import pytest
 from broker_world import until
-from channel_world import CARE, Api, Holder, api
+from channel_world import CARE, Api, Holder
 from slice_world import PART2, A
 
 from workbench.broker.caller import Caller
 from workbench.broker.channels import answers
 
 pytestmark = pytest.mark.sandbox
-
-
-@pytest.fixture(scope="module")
-def served() -> Iterator[Api]:
-    with api() as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def care(served: Api) -> Holder:
-    return served.client("care-platform")
 
 
 def _decide(served: Api, *, revoked: bool) -> None:
@@ -97,7 +85,6 @@ def test_a_file_of_the_feed_that_is_on_its_way_is_cut_when_a_consent_is_revoked(
             return taken, error.code
         return taken, "whole"
 
-    loop = broker.pool._watch.get_loop()
-    taken, code = asyncio.run_coroutine_threadsafe(cut(), loop).result(60)
+    taken, code = served.in_the_service(cut())
     assert (taken, code) == (64, "consent-changed")
     until(lambda: any(e["event"] == "ended" and e["code"] == "consent-changed" for e in served.world.log()))

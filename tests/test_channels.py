@@ -6,7 +6,6 @@ import csv
 import hashlib
 import io
 import json
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -22,17 +21,6 @@ from workbench.lib import lmr
 from workbench.schema import dictionary
 
 pytestmark = pytest.mark.sandbox
-
-
-@pytest.fixture(scope="module")
-def served() -> Iterator[Api]:
-    with api() as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def care(served: Api) -> Holder:
-    return served.client("care-platform")
 
 
 def _events(served: Api, query: str) -> list[dict[str, Any]]:

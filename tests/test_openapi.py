@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import schemathesis
-from channel_world import CARE, NOBODY, Api, Holder, api
+from channel_world import CARE, NOBODY, Api, Holder
 from hypothesis import HealthCheck, settings
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import (
@@ -48,12 +47,6 @@ def map_path_parameters(context: Any, path_parameters: Any) -> Any:
     if member and len(member) % 2:
         return {**path_parameters, "member": IDS[sum(member.encode()) % len(IDS)]}
     return path_parameters
-
-
-@pytest.fixture(scope="module")
-def served() -> Iterator[Api]:
-    with api() as found:
-        yield found
 
 
 @pytest.fixture(scope="module")

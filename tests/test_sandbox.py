@@ -384,6 +384,7 @@ def test_without_bubblewrap_the_machine_is_told_what_to_install(monkeypatch: pyt
 
 def test_this_machine_can_run_sandboxes() -> None:
     available()
+    assert launch(Sandbox(command=["/bin/true"])).wait(10) == 0
 
 
 def test_eviction_ends_what_nobody_knows_and_keeps_what_is_known() -> None:

@@ -41,17 +41,23 @@ class _CallerGone(Exception):
     """The caller closed the connection."""
 
 
-async def body_of(request: Request) -> dict[str, Any]:
-    """The request's JSON object. Raises BadRequest."""
+async def bounded_body(request: Request, most: int) -> bytes:
+    """The request's body of at most `most` bytes. Raises BadRequest for a longer or a slower one."""
     raw = bytearray()
     try:
         async with asyncio.timeout(BODY_SECONDS):
             async for chunk in request.stream():
                 raw += chunk
-                if len(raw) > MAX_BODY:
+                if len(raw) > most:
                     raise BadRequest("The request is too long.", code="too-long", http_status=413)
     except TimeoutError:
         raise BadRequest("The request did not come to its end.", code="too-slow", http_status=408) from None
+    return bytes(raw)
+
+
+async def body_of(request: Request) -> dict[str, Any]:
+    """The request's JSON object. Raises BadRequest."""
+    raw = await bounded_body(request, MAX_BODY)
     try:
         value = json.loads(raw)
         if b"\\u" in raw:

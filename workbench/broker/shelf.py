@@ -38,7 +38,12 @@ BUILDS_AT_ONCE = 2
 FORGOTTEN_SECONDS = 86_400.0
 """What nobody asked for in so long is not built again when a consent changes."""
 
-MAKERS = {"slice": ensure, "tabulation": ensure_tabulation, "record": ensure_record, "feed": ensure_feed}
+MAKERS: Mapping[SliceKind, Callable[..., Slice]] = {
+    "slice": ensure,
+    "tabulation": ensure_tabulation,
+    "record": ensure_record,
+    "feed": ensure_feed,
+}
 MODES = {"slice": "query", "tabulation": "tabulate", "record": "record", "feed": "feed"}
 """What a worker on it does; nothing runs on a feed, its files are what is given."""
 Record = Callable[..., Awaitable[None]]

@@ -6,10 +6,10 @@ A slice's folder is all that a worker gets: `manifest.json` and `tables/<table>/
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import duckdb
 
@@ -52,6 +52,7 @@ from workbench.schema.sensitive import Category
 __all__ = [
     "BuildFailed",
     "DiskFull",
+    "FromSlice",
     "NoRows",
     "Slice",
     "UnknownMember",
@@ -105,6 +106,33 @@ def ensure(
         return {"kind": "slice", **stamp, **_build(con, folder, order, vault, lake, line)}
 
     return publish(lake, id, build)
+
+
+Make = Callable[[duckdb.DuckDBPyConnection, Path, Slice, Progress], dict[str, Any]]
+"""Writes what is made from a slice below a folder, and returns its manifest."""
+
+
+class FromSlice:
+    """What is made from a grant's slice and lies beside it, called as `ensure` is, and raising what it raises."""
+
+    def __init__(self, kind: Literal["record", "feed"], make: Make):
+        self._kind: Literal["record", "feed"] = kind
+        self._make = make
+
+    def __call__(
+        self,
+        release: Release,
+        grant: Grant,
+        vault: Vault,
+        lake: Path,
+        progress: Progress = silent,
+        *,
+        consents: ConsentView = NONE_NEEDED,
+    ) -> Slice:
+        """The grant's one over the release, built when it is not there."""
+        source = ensure(release, grant, vault, lake, progress, consents=consents)
+        id = slice_id(release, grant, self._kind, consents.epoch)
+        return publish(lake, id, lambda con, folder: self._make(con, folder, source, progress))
 
 
 def ensure_tabulation(

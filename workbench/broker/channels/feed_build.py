@@ -10,34 +10,11 @@ import pyarrow.parquet as pq
 
 from workbench.broker.channels import matrix
 from workbench.broker.channels.record_build import WITHHELD, head, quoted
-from workbench.broker.consent import NONE_NEEDED, ConsentView
-from workbench.broker.grants import Grant
-from workbench.broker.published_slice import Progress, Slice, publish, silent, slice_id, take_over
-from workbench.broker.slices import ensure
-from workbench.broker.vault import Vault
-from workbench.lake.release import Release
+from workbench.broker.published_slice import Progress, Slice, take_over
+from workbench.broker.slices import FromSlice
 
 if TYPE_CHECKING:
     import duckdb
-
-
-def ensure_feed(
-    release: Release,
-    grant: Grant,
-    vault: Vault,
-    lake: Path,
-    progress: Progress = silent,
-    *,
-    consents: ConsentView = NONE_NEEDED,
-) -> Slice:
-    """The feed of a grant over a release, built when it is not there. Raises what `ensure` raises."""
-    source = ensure(release, grant, vault, lake, progress, consents=consents)
-
-    return publish(
-        lake,
-        slice_id(release, grant, "feed", consents.epoch),
-        lambda con, folder: build_feed(con, folder, source, progress),
-    )
 
 
 def build_feed(
@@ -89,3 +66,7 @@ def _file(path: Path) -> dict[str, Any]:
     with path.open("rb") as handle:
         digest = hashlib.file_digest(handle, "sha256").hexdigest()
     return {"rows": pq.read_metadata(path).num_rows, "bytes": path.stat().st_size, "sha256": digest}
+
+
+ensure_feed = FromSlice("feed", build_feed)
+"""The feed of a grant over a release, built when it is not there."""

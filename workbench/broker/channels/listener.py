@@ -41,7 +41,7 @@ from workbench.broker.channels.paths import channel_routes
 from workbench.broker.connection import HEAD_SECONDS, BoundedProtocol, SharedConnections
 from workbench.broker.core import Broker
 from workbench.broker.grants import Channel
-from workbench.broker.http import BODY_SECONDS, BadRequest, answering, body_of, json_answer, spec_of, text_of
+from workbench.broker.http import BadRequest, answering, body_of, bounded_body, json_answer, spec_of, text_of
 from workbench.errors import WorkbenchError
 
 WAYS: Mapping[Channel, Way] = {
@@ -249,15 +249,7 @@ async def _no_such_path(request: Request, error: Exception) -> Response:
 
 async def _credentials(request: Request) -> tuple[str, str]:
     """Name and secret of RFC 6749, 4.4: HTTP Basic, or in the form. Raises BadRequest."""
-    raw = bytearray()
-    try:
-        async with asyncio.timeout(BODY_SECONDS):
-            async for chunk in request.stream():
-                raw += chunk
-                if len(raw) > LONGEST_FORM:
-                    raise BadRequest("The request is too long.", code="too-long", http_status=413)
-    except TimeoutError:
-        raise BadRequest("The request did not come to its end.", code="too-slow", http_status=408) from None
+    raw = await bounded_body(request, LONGEST_FORM)
     try:
         form = dict(urllib.parse.parse_qsl(raw.decode("ascii"), max_num_fields=20, strict_parsing=bool(raw)))
     except ValueError:

@@ -16,12 +16,8 @@ import pyarrow.parquet as pq
 
 from workbench.broker.channels import matrix
 from workbench.broker.channels.record_store import MEMBER, RECORD, RISK, ROWS_PER_GROUP
-from workbench.broker.consent import NONE_NEEDED, ConsentView
-from workbench.broker.grants import Grant
-from workbench.broker.published_slice import Progress, Slice, publish, silent, slice_id
-from workbench.broker.slices import ensure
-from workbench.broker.vault import Vault
-from workbench.lake.release import Release
+from workbench.broker.published_slice import Progress, Slice
+from workbench.broker.slices import FromSlice
 from workbench.lib import lmr
 from workbench.lib.tables import Tables
 from workbench.schema import dictionary
@@ -50,25 +46,6 @@ def head(source: Slice, kind: str) -> dict[str, Any]:
     """What the manifest of something made from a slice says first."""
     same = {name: source.manifest[name] for name in _SAME if name in source.manifest}
     return {"kind": kind, "slice": source.id, "matrix": matrix.digest(), **same}
-
-
-def ensure_record(
-    release: Release,
-    grant: Grant,
-    vault: Vault,
-    lake: Path,
-    progress: Progress = silent,
-    *,
-    consents: ConsentView = NONE_NEEDED,
-) -> Slice:
-    """The record store of a grant over a release, built when it is not there. Raises what `ensure` raises."""
-    source = ensure(release, grant, vault, lake, progress, consents=consents)
-
-    return publish(
-        lake,
-        slice_id(release, grant, "record", consents.epoch),
-        lambda con, folder: build_record(con, folder, source, progress),
-    )
 
 
 def build_record(
@@ -234,3 +211,7 @@ def relation(source: Slice, table: str) -> str:
 
 def quoted(path: Path) -> str:
     return "'" + str(path).replace("'", "''") + "'"
+
+
+ensure_record = FromSlice("record", build_record)
+"""The record store of a grant over a release, built when it is not there."""
