@@ -18,7 +18,7 @@ import pyarrow as pa
 import pytest
 from gate_slice import TABLES, statements, write_slice
 
-from workbench.broker import gate
+from workbench.broker import gate, process
 from workbench.broker.frames import END_OF_STREAM
 from workbench.broker.pool import Busy, Lease, Mount, Pool, PoolLimits, QueryFailed, WorkerLost
 
@@ -235,6 +235,31 @@ def test_a_killed_worker_ends_its_own_query_only(mount: Mount) -> None:
             assert await _rows(again, "SELECT 1") == [(1,)]
 
     _run(work)
+
+
+@pytest.mark.parametrize("fatal", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_worker_that_died_or_hangs_while_idle_is_replaced_before_the_next_query(
+    mount: Mount, monkeypatch: pytest.MonkeyPatch, fatal: signal.Signals
+) -> None:
+    monkeypatch.setattr(process, "PING_SECONDS", 1.0)
+
+    async def work(pool: Pool) -> None:
+        for _ in range(3):
+            async with _lease(pool, mount) as lease:
+                assert await _rows(lease, "SELECT 1") == [(1,)]
+                known = lease.process
+            os.kill(_engine_of(known.pid), fatal)
+            async with _lease(pool, mount) as again:
+                assert again.process is not known
+                assert await _rows(again, "SELECT count(*) FROM member") == [(40,)]
+
+    _run(work)
+
+
+def _engine_of(pid: int) -> int:
+    """The worker itself: the sandbox's only child, or the sandbox's first process."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return int(children[0]) if children else pid
 
 
 _WIDE = "SELECT a.*, b.*, c.* FROM diagnosis a, diagnosis b, diagnosis c, diagnosis d"

@@ -12,9 +12,11 @@ HEADER = struct.Struct("!cIQ")
 first batch in the frame before it, the schema's, so that a limit can be met before the first byte."""
 
 OPEN, READY = b"O", b"R"
+PING, HERE = b"P", b"H"
 QUERY, TABULATE, LOOKUP, CANCEL = b"Q", b"T", b"L", b"C"
 ARROW, DONE, ERROR = b"A", b"D", b"E"
-"""OPEN, QUERY, TABULATE, LOOKUP and CANCEL go to the worker; ARROW carries bytes of an Arrow stream, the others JSON."""
+"""OPEN, PING, QUERY, TABULATE, LOOKUP and CANCEL go to the worker; ARROW carries bytes of an Arrow stream, the others
+JSON."""
 
 END_OF_STREAM = b"\xff\xff\xff\xff\x00\x00\x00\x00"
 """Arrow's end mark: sent only after the last row, so a stream without it is cut off."""

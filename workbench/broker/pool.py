@@ -8,13 +8,11 @@ who came first.
 from __future__ import annotations
 
 import asyncio
-import json
 import time
-from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from workbench.broker import frames
+from workbench.broker.lease import Lease
 from workbench.broker.process import (
     CONSENT_CHANGED,
     Mount,
@@ -24,7 +22,6 @@ from workbench.broker.process import (
     WorkerProcess,
     ample,
     ended,
-    failure,
 )
 from workbench.broker.turns import Turns
 from workbench.errors import WorkbenchError
@@ -50,74 +47,6 @@ class Busy(WorkbenchError):
     code = "busy"
     http_status = 429
     retry_after = 2
-
-
-class Lease:
-    """One worker for one query. Give it back with `close`, whatever happened."""
-
-    def __init__(self, pool: Pool, process: WorkerProcess, grant: str, seconds: float):
-        self._pool = pool
-        self.process = process
-        self.grant = grant
-        self.seconds = seconds
-        self.summary: dict[str, Any] = {}
-        self._clean = True
-        process.waited = 0.0
-        process.rows = 0
-
-    @property
-    def rows(self) -> int:
-        """Rows of the answer so far, with those of the batch that the last piece begins or belongs to."""
-        return self.process.rows
-
-    async def query(self, sql: str, *, members: tuple[str, str] | None = None) -> AsyncIterator[bytes]:
-        """The bytes of the Arrow stream. Raises QueryFailed or WorkerLost, before or between pieces.
-
-        `members` is the table and column of the slice's members, where `summary` is to tell which of them were named.
-        """
-        self._clean = False
-        await self.process.send(frames.QUERY, {"sql": sql, "members": members})
-        while True:
-            kind, length = await self.process.header()
-            if kind == frames.ARROW:
-                async for piece in self.process.pieces(length):
-                    yield piece
-                continue
-            payload = json.loads(await self.process.payload(length))
-            self._clean = True
-            if kind == frames.DONE:
-                self.summary = payload
-                return
-            raise failure(payload)
-
-    async def tabulate(self, spec: Mapping[str, Any]) -> dict[str, Any]:
-        """The worker's answer to a tabulation."""
-        self._clean = False
-        await self.process.send(frames.TABULATE, dict(spec))
-        kind, payload = await self.process.frame()
-        self._clean = True
-        answer = json.loads(payload)
-        if kind != frames.DONE:
-            raise failure(answer)
-        self.summary = {"ms": answer["ms"], "bytes": len(payload)}
-        found: dict[str, Any] = answer["answer"]
-        return found
-
-    async def lookup(self, member: str, column: str = "record") -> str | None:
-        """A member's row of a record store: `record` or `risk`, as JSON; None where the slice has no such member."""
-        self._clean = False
-        await self.process.send(frames.LOOKUP, {"member": member, "column": column})
-        kind, payload = await self.process.frame()
-        self._clean = True
-        answer = json.loads(payload)
-        if kind != frames.DONE:
-            raise failure(answer)
-        found: str | None = answer["found"]
-        return found
-
-    def close(self) -> None:
-        """Gives the worker back; one that still works is told to stop, or killed."""
-        self._pool._give_back(self, clean=self._clean)
 
 
 class Pool:
@@ -155,16 +84,20 @@ class Pool:
         if self._watch is None:
             self._watch = asyncio.create_task(self._watch_over())
         asked = time.monotonic() if asked is None else asked
-        future: asyncio.Future[Lease] = asyncio.get_running_loop().create_future()
-        waiter = _Waiter(mount, user, grant, concurrent, seconds, asked, future)
+        try:
+            async with asyncio.timeout(wait):
+                while True:
+                    lease = await self._turn(_Waiter(mount, user, grant, concurrent, seconds, asked))
+                    if lease.fresh or await lease.answers():
+                        return lease
+        except TimeoutError:
+            raise Busy("All workers are busy.", hint=f"Try again in {Busy.retry_after} seconds.") from None
+
+    async def _turn(self, waiter: _Waiter) -> Lease:
         self._waiting.append(waiter)
         self._dispatch()
         try:
-            async with asyncio.timeout(wait):
-                return await waiter.future
-        except TimeoutError:
-            self._abandon(waiter)
-            raise Busy("All workers are busy.", hint=f"Try again in {Busy.retry_after} seconds.") from None
+            return await waiter.future
         except BaseException:
             self._abandon(waiter)
             raise
@@ -192,7 +125,7 @@ class Pool:
             self._turns.begin(waiter.grant, waiter.user)
             process = self._take_idle(waiter)
             if process is not None:
-                self._hand_over(waiter, process)
+                self._hand_over(waiter, process, fresh=False)
             else:
                 if self._total() >= self.limits.processes:
                     self._evict()
@@ -233,8 +166,8 @@ class Pool:
                 self._bury(process)
         return None
 
-    def _hand_over(self, waiter: _Waiter, process: WorkerProcess) -> None:
-        lease = Lease(self, process, waiter.grant, waiter.seconds)
+    def _hand_over(self, waiter: _Waiter, process: WorkerProcess, *, fresh: bool) -> None:
+        lease = Lease(process, waiter.grant, waiter.seconds, fresh=fresh, give_back=self._give_back)
         self._leases.add(lease)
         if self._is_cut(waiter):
             process.kill(CONSENT_CHANGED)
@@ -278,10 +211,10 @@ class Pool:
             return
         finally:
             self._starting -= 1
-        self._hand_over(waiter, process)
+        self._hand_over(waiter, process, fresh=True)
         self._dispatch()
 
-    def _give_back(self, lease: Lease, *, clean: bool) -> None:
+    def _give_back(self, lease: Lease, clean: bool) -> None:
         if lease not in self._leases:
             return
         self._leases.discard(lease)
@@ -393,4 +326,4 @@ class _Waiter:
     concurrent: int
     seconds: float
     asked: float
-    future: asyncio.Future[Lease]
+    future: asyncio.Future[Lease] = field(default_factory=lambda: asyncio.get_running_loop().create_future())

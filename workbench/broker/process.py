@@ -25,6 +25,8 @@ from workbench.errors import WorkbenchError
 from workbench.sandbox import Limits, Running, Sandbox, insecure, launch, launch_bare
 
 START_SECONDS = 30.0
+PING_SECONDS = 5.0
+"""How long an idle worker may take to say that it is there; one that does not is replaced."""
 _BUFFER_BYTES = 4 << 20
 _CHUNK_BYTES = 1 << 20
 _log = logging.getLogger("workbench.broker")
@@ -44,6 +46,8 @@ class WorkerLost(WorkbenchError):
     http_status = 500
 
 
+RETIRED = "retired"
+"""Why a worker was killed that nobody asked anything."""
 CONSENT_CHANGED = "consent-changed"
 ENDS = {
     "time": (
@@ -191,6 +195,16 @@ class WorkerProcess:
                 "A worker could not be started.", hint="Tell your operator: the broker's log has the cause."
             )
 
+    async def answers(self) -> bool:
+        """Whether the idle worker is still there: it may have died, or hang, since it was used last."""
+        try:
+            async with asyncio.timeout(PING_SECONDS):
+                await self.send(frames.PING, {})
+                kind, _ = await self.frame()
+        except (TimeoutError, WorkerLost):
+            return False
+        return kind == frames.HERE
+
     async def send(self, kind: bytes, value: object) -> None:
         assert self._socket is not None
         payload = json.dumps(value).encode()
@@ -262,7 +276,7 @@ class WorkerProcess:
 
     def kill(self, why: str = "") -> None:
         """Ends the process; whoever waits for it gets WorkerLost."""
-        self.killed_for = self.killed_for or why or "retired"
+        self.killed_for = self.killed_for or why or RETIRED
         if self._running is not None:
             self._running.kill()
 

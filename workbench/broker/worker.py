@@ -74,7 +74,9 @@ class Worker:
                 kind, payload = frames.receive(self._channel)
             except frames.ChannelGone:
                 return
-            if kind == frames.CANCEL:
+            if kind == frames.PING:
+                frames.send_json(self._channel, frames.HERE, {})
+            elif kind == frames.CANCEL:
                 self._cancelled.set()
                 if self._connection is not None:
                     self._connection.interrupt()
