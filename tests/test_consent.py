@@ -19,8 +19,9 @@ from workbench.broker.consent import ConsentRefused, Consents, Decision, decisio
 from workbench.broker.grants import GrantBook, OrganisationRegistry
 from workbench.broker.state import State
 from workbench.cli import demo_consents, program
+from workbench.days import today
 
-TODAY = date.today()
+TODAY = today()
 NOW = datetime.now(UTC)
 # decisions in the order in which they were written: (scope, from, until, revoked, decided days ago) → consents to part2?
 TRUTH: dict[str, tuple[list[tuple[str, int, int | None, bool, int]], bool]] = {

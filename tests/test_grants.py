@@ -205,7 +205,7 @@ def test_who_may_use_a_grant_today_and_why_not(
     [
         ({"name": "no-such"}, "unknown-grant"),
         ({"groups": {"other"}}, "wrong-group"),
-        ({"now": date(2030, 1, 1)}, "grant-expired"),
+        ({"day": date(2030, 1, 1)}, "grant-expired"),
         ({"purpose": "research"}, "wrong-purpose"),
         ({"channel": "feed"}, "wrong-channel"),
     ],
@@ -214,7 +214,7 @@ def test_a_use_outside_the_grant_is_refused_by_code(tmp_path: Path, asked: dict[
     given = {
         "name": "one-plan",
         "groups": {"mcp-sierra-vista"},
-        "now": TODAY,
+        "day": TODAY,
         "purpose": "operations",
         "channel": "notebook",
     }

@@ -23,6 +23,7 @@ from workbench.broker.grant_model import Grant
 from workbench.broker.slices import Slice, ensure
 from workbench.broker.state import State
 from workbench.broker.vault import Vault
+from workbench.days import today
 from workbench.deid.levels import NOT_SERVED, Level
 from workbench.schema import IdentifierClass, dictionary
 from workbench.schema.sensitive import Category
@@ -35,7 +36,7 @@ PLANS, COUNTIES, CLINICS, COHORTS = (
     ("cohort-1",),
 )
 ORGANISATIONS = {"mcp": PLANS, "county": COUNTIES, "provider": CLINICS, "cohort": COHORTS}
-TODAY = date.today()
+TODAY = today()
 IDS = ("90000001A", "90000002B", "90000003C", "90000004D", "90000005E")
 
 

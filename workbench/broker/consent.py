@@ -27,6 +27,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from workbench.broker.state import State, metadata
+from workbench.days import time_zone, today
 from workbench.errors import WorkbenchError
 from workbench.schema.sensitive import Category
 
@@ -133,7 +134,7 @@ class Consents:
         with self._deciding:
             with self._engine.begin() as connection:
                 connection.execute(consents.insert(), rows)
-            recipients, day = {row["recipient"] for row in rows}, date.today()
+            recipients, day = {row["recipient"] for row in rows}, today()
             with self._lock:
                 used = [key for key in self._views if key[0] in recipients]
             views: dict[tuple[str, tuple[str, ...]], ConsentView] = {}
@@ -148,7 +149,7 @@ class Consents:
 
     def view(self, recipient: str, scopes: Collection[str], on: date | None = None) -> ConsentView:
         """Who consents to each of the categories `scopes` towards a recipient, on a day (today)."""
-        names, day = tuple(sorted(scopes)), on or date.today()
+        names, day = tuple(sorted(scopes)), on or today()
         if not names:
             return NONE_NEEDED
         with self._lock:
@@ -225,7 +226,7 @@ def decision_of(said: Mapping[str, Any], *, where: str = "") -> Decision:
             recipient=str(said.get("recipient") or "").strip(),
             scope=str(said.get("scope") or "").strip(),
             source=str(said.get("source") or "").strip(),
-            start=date.fromisoformat(str(start)) if start else date.today(),
+            start=date.fromisoformat(str(start)) if start else today(),
             until=date.fromisoformat(str(until)) if until else None,
             revoked=_yes(said.get("revoked")),
             decided_at=datetime.fromisoformat(str(decided)) if decided else None,
@@ -250,7 +251,7 @@ def _yes(value: Any) -> bool:
 
 def _row(decision: Decision, now: datetime) -> dict[str, Any]:
     decided = decision.decided_at or now
-    decided = decided if decided.tzinfo is not None else decided.replace(tzinfo=UTC)
+    decided = decided if decided.tzinfo is not None else decided.replace(tzinfo=time_zone())
     if decided > now:
         raise ConsentRefused(
             "A decision cannot have been made in the future.",

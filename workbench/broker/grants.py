@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from workbench.broker.grant_model import (
     Template,
     grant_schema,
 )
+from workbench.days import today
 from workbench.deid.levels import Level
 from workbench.errors import WorkbenchError
 from workbench.schema.counties import counties
@@ -193,27 +194,27 @@ class GrantBook:
             )
         return grant
 
-    def for_user(self, groups: Collection[str], now: datetime | date | None = None) -> list[Decision]:
-        """One decision for each grant of the book: is it open to a holder of these groups now, and why (not)."""
-        today = _day(now)
-        return [_decide(grant, frozenset(groups), today) for grant in self]
+    def for_user(self, groups: Collection[str], day: date | None = None) -> list[Decision]:
+        """One decision for each grant of the book: is it open to a holder of these groups today, and why (not)."""
+        day = day or today()
+        return [_decide(grant, frozenset(groups), day) for grant in self]
 
     def require(
         self,
         name: str,
         groups: Collection[str],
-        now: datetime | date | None = None,
+        day: date | None = None,
         *,
         purpose: str | None = None,
         channel: str | None = None,
     ) -> Grant:
-        """The grant, if a holder of these groups may use it now for this purpose on this channel.
+        """The grant, if a holder of these groups may use it today for this purpose on this channel.
 
         Raises `GrantRefused` (codes unknown-grant, wrong-group, grant-not-yet-valid, grant-expired, wrong-purpose,
         wrong-channel) with who can change it.
         """
         grant = self.get(name)
-        decision = _decide(grant, frozenset(groups), _day(now))
+        decision = _decide(grant, frozenset(groups), day or today())
         if not decision.allowed:
             raise GrantRefused(decision.reason, hint=decision.hint, code=decision.code)
         if purpose is not None and purpose not in grant.purposes:
@@ -231,21 +232,15 @@ class GrantBook:
         return grant
 
 
-def _day(now: datetime | date | None) -> date:
-    if now is None:
-        return datetime.now().astimezone().date()
-    return now.date() if isinstance(now, datetime) else now
-
-
-def _decide(grant: Grant, groups: frozenset[str], today: date) -> Decision:
+def _decide(grant: Grant, groups: frozenset[str], day: date) -> Decision:
     ask = f"{grant.approver} can give it."
     if not groups & set(grant.groups):
         reason = f"Grant {grant.name} is for the groups {', '.join(grant.groups)}."
         return Decision(grant, False, reason, f"{ask} Your group decides at your next login.", "wrong-group")
-    if today < grant.valid_from:
+    if day < grant.valid_from:
         reason = f"Grant {grant.name} is not valid before {grant.valid_from.isoformat()}."
         return Decision(grant, False, reason, f"{grant.approver} can change that.", "grant-not-yet-valid")
-    if today > grant.valid_until:
+    if day > grant.valid_until:
         reason = f"Grant {grant.name} expired on {grant.valid_until.isoformat()}."
         return Decision(grant, False, reason, f"{grant.approver} can renew it.", "grant-expired")
     member_of = ", ".join(sorted(groups & set(grant.groups)))

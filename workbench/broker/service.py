@@ -38,6 +38,7 @@ from workbench.broker.hub import Directory, directory_from_environment
 from workbench.broker.pool import PoolLimits
 from workbench.broker.public import public_app
 from workbench.broker.state import StateLocked
+from workbench.days import time_zone
 from workbench.errors import WorkbenchError
 from workbench.settings import PROJECT, Settings, settings
 
@@ -230,7 +231,8 @@ async def serve(
     limits: PoolLimits | None = None,
     ready: Any = None,
 ) -> None:
-    """Runs the service until `stop`. Raises StateLocked, SandboxUnavailable, UnsafeListener."""
+    """Runs the service until `stop`. Raises StateLocked, SandboxUnavailable, UnsafeListener, NoSuchZone."""
+    time_zone()
     broker = await _take_state(where, directory, limits)
     try:
         service = Service(broker)

@@ -6,7 +6,6 @@ import json
 import sys
 from collections import defaultdict
 from collections.abc import Iterable
-from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from workbench.broker.grants import Decision, Grant, GrantBook, InvalidGrants, g
 from workbench.broker.law import allowing, unsourced
 from workbench.broker.law.truth import run_tables, unreadable
 from workbench.cli.policy_data import diff, explain_member
+from workbench.days import today
 from workbench.deid.levels import NOT_SERVED, Level, uncovered
 from workbench.schema import Column, Table, dictionary
 from workbench.schema.sensitive import CATEGORIES, Category
@@ -155,7 +155,7 @@ def explain(
     groups = FileDirectory(users).groups(user)
     book = GrantBook.load(folder or settings().grants)
     asked = column_named(column) if column else None
-    decisions = book.for_user(groups, date.today())
+    decisions = book.for_user(groups)
     if name is not None:
         shown = [d for d in decisions if d.grant.name == book.get(name).name]
         others: list[Decision] = []
@@ -206,7 +206,7 @@ def _unsourced(book: GrantBook) -> list[str]:
 
 
 def _ended(book: GrantBook) -> list[str]:
-    ended = {book.file_of(g): g.valid_until for g in book if g.valid_until < date.today()}
+    ended = {book.file_of(g): g.valid_until for g in book if g.valid_until < today()}
     return [f"{name}: expired on {day.isoformat()}" for name, day in ended.items()]
 
 

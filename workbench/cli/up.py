@@ -22,6 +22,7 @@ import yaml
 
 from workbench import sandbox
 from workbench.cli.broker import insecure_option
+from workbench.days import time_zone
 from workbench.errors import WorkbenchError
 from workbench.sandbox import seats
 from workbench.settings import PROJECT, Settings, settings
@@ -67,6 +68,7 @@ def up(demo: bool, members: int, seed: int, ip: str, port: int) -> None:
     What is there already is not made again. Ctrl-C stops everything: Hub, proxy, services and the users' servers.
     """
     here = settings()
+    time_zone()
     if not sandbox.insecure():
         sandbox.available()
     with _only_one(here):
