@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from broker_world import World, new_world
 from click.testing import CliRunner, Result
 
 from workbench.broker.audit import Audit
+from workbench.broker.published_slice import members_file
 from workbench.broker.state import State
 from workbench.cli import program
 
@@ -118,10 +122,18 @@ def test_a_pruning_says_first_what_would_go_and_then_verifies(
     with new_world() as old:
         for variable, value in old.environment().items():
             monkeypatch.setenv(variable, value)
-        _write(old, 7, *({"event": "ended", "user": "ana", "rows": n} for n in range(5)))
+        _write(old, 7, *({"event": "ended", "user": "ana", "rows": n, "slice": "a" * 24} for n in range(5)))
+        listed = members_file(old.where.lake, "a" * 24)
+        listed.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(pa.table({"member_id": [MEMBER]}), listed)
+        os.utime(listed, (0, 0))
         _write(old, 1, {"event": "ended", "user": "ana", "rows": 1})
-        assert "5 events older than 6 years would go" in run("prune", "--dry-run").output
-        assert "5 events older than 6 years are gone; archived as through-5.jsonl" in run("prune").output
+        with_them = "With them: 1 list of who was in slices that are gone."
+        would = run("prune", "--dry-run").output
+        assert "5 events older than 6 years would go" in would and with_them in would and listed.exists()
+        done = run("prune").output
+        assert "5 events older than 6 years are gone; archived as through-5.jsonl" in done
+        assert with_them in done and not listed.exists()
         whole = json.loads(run("verify", "--json").output)
         assert (whole["ok"], whole["pruned"]) == (True, 5)
         assert "(1–5 pruned), the chain is whole" in run("verify").output

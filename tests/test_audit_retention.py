@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import sqlalchemy as sa
@@ -18,6 +21,7 @@ from workbench.broker.audit_export import NoExport, export, rows_of
 from workbench.broker.audit_marks import list_path
 from workbench.broker.audit_prune import NotPruned, RetentionTooShort, plan, prune
 from workbench.broker.audit_verify import verify_rows
+from workbench.broker.published_slice import members_file
 from workbench.broker.state import State
 
 NOW = datetime.now(UTC)
@@ -54,7 +58,7 @@ def _seqs(state: State) -> list[int]:
 def _pruned(state: State, **how: bool) -> audit_prune.Pruning:
     audit = Audit(state)
     try:
-        return prune(audit, state.engine, user="operator:root", **how)
+        return prune(audit, state.engine, state.folder.parent / "lake", user="operator:root", **how)
     finally:
         audit.close()
 
@@ -95,6 +99,35 @@ def test_a_pruning_without_archive_forgets_the_lists_of_the_events_that_went(
     there = {seq for seq, reference in references if list_path(folder, reference).exists()}  # type: ignore[union-attr]
     assert there == set(range(13, 27))
     assert verify(state.engine, folder) == []
+
+
+def test_a_pruning_takes_the_lists_of_slices_that_are_gone_and_that_no_event_left_names(
+    state: State, tmp_path: Path
+) -> None:
+    lake = tmp_path / "lake"
+    lists = {}
+    for name in ("named-by-old-events", "named-still", "there", "never-named", "being-built"):
+        id = hashlib.sha256(name.encode()).hexdigest()[:24]
+        lists[name] = members_file(lake, id)
+        lists[name].parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(pa.table({"member_id": ["90000001A"]}), lists[name])
+        if name != "being-built":
+            os.utime(lists[name], (_years_ago(7).timestamp(),) * 2)
+    (lake / "slices" / lists["there"].stem).mkdir()
+    for years, names in ((7.0, ["named-by-old-events", "named-still", "there"]), (5.0, ["named-still"])):
+        audit = Audit(state, clock=lambda years=years: _years_ago(years))
+        for name in names:
+            audit.record("admitted", user="ana", grant="g", slice=lists[name].stem)
+        audit.close()
+    planned = plan(state.engine, audit.folder, lake)
+    assert planned is not None and (planned.through, planned.slice_lists) == (3, 2)
+    assert all(path.exists() for path in lists.values())
+    assert _pruned(state).slice_lists == 2
+    assert {name for name, path in lists.items() if path.exists()} == {"named-still", "there", "being-built"}
+    with state.engine.connect() as connection:
+        detail = connection.scalar(sa.select(audit_event.c.detail).where(audit_event.c.event == PRUNED))
+    assert json.loads(detail)["slice_lists"] == 2
+    assert verify(state.engine, audit.folder) == []
 
 
 @pytest.mark.parametrize("cut", [5, 12, 14, 22])
@@ -177,21 +210,21 @@ def test_a_log_that_does_not_verify_is_not_pruned_and_a_young_one_neither(state:
 
 @pytest.mark.parametrize(("years", "through"), [("6", 12), ("8", None)])
 def test_a_site_may_keep_its_log_longer(
-    state: State, monkeypatch: pytest.MonkeyPatch, years: str, through: int | None
+    state: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, years: str, through: int | None
 ) -> None:
     folder = _log(state)
     monkeypatch.setenv("WORKBENCH_AUDIT_RETENTION_YEARS", years)
-    found = plan(state.engine, folder)
+    found = plan(state.engine, folder, tmp_path)
     assert (found.through if found else None) == through
 
 
 @pytest.mark.parametrize("years", ["5", "0", "-6", "six", ""])
 def test_a_retention_below_six_years_is_refused(
-    state: State, monkeypatch: pytest.MonkeyPatch, years: str
+    state: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, years: str
 ) -> None:
     monkeypatch.setenv("WORKBENCH_AUDIT_RETENTION_YEARS", years)
     with pytest.raises(RetentionTooShort):
-        plan(state.engine, _log(state))
+        plan(state.engine, _log(state), tmp_path)
 
 
 def test_an_export_holds_every_column_with_its_proof_and_both_formats_say_the_same(

@@ -101,7 +101,10 @@ def test_a_consent_begins_and_ends_with_the_day_of_the_setting(
     assert decision_of(said).start == day_in(LATEST)
 
 
-def test_a_decision_of_a_day_is_of_that_day_in_california(register: Consents) -> None:
+def test_a_decision_of_a_day_is_of_that_day_in_california(
+    register: Consents, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(SETTING, raising=False)
     evening = datetime(2026, 3, 3, 4, tzinfo=UTC)  # still the second of March there
     day = date(2026, 3, 1)
     register.decide([Decision(MEMBER, "plan", "part2", "form", start=day, decided_at=evening)])

@@ -4,6 +4,8 @@ A pruning ends at a signed checkpoint, so that the rest still hangs on a signatu
 event of the chain before anything is deleted. The verifier takes a beginning that is gone for a pruning only if such
 an event names its checkpoint, and the checkpoint's own signed time is older than the shortest retention: who holds
 today's key can write the event, but cannot sign a checkpoint of years ago.
+
+With the events go the lists of who was in a slice that is gone, where no event left in the log names the slice.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -22,6 +24,7 @@ from workbench.broker.audit_chain import PRUNED, audit_event, read_checkpoints, 
 from workbench.broker.audit_export import export
 from workbench.broker.audit_marks import list_path
 from workbench.broker.audit_verify import SHORTEST_YEARS, verify
+from workbench.broker.published_slice import SLICES, members_file
 from workbench.errors import WorkbenchError
 
 SETTING = "WORKBENCH_AUDIT_RETENTION_YEARS"
@@ -48,11 +51,15 @@ class NotPruned(WorkbenchError):
 
 @dataclass(frozen=True)
 class Pruning:
-    """What was, or would be, taken away: events 1 to `through`, all older than `before`; `archive` holds them."""
+    """What was, or would be, taken away: events 1 to `through`, all older than `before`; `archive` holds them.
+
+    `slice_lists` counts the lists of who was in a slice that go with them.
+    """
 
     through: int
     events: int
     before: str
+    slice_lists: int
     archive: Path | None = None
 
 
@@ -67,7 +74,7 @@ def retention_years() -> int:
     return int(value)
 
 
-def plan(engine: sa.Engine, folder: Path, now: datetime | None = None) -> Pruning | None:
+def plan(engine: sa.Engine, folder: Path, lake: Path, now: datetime | None = None) -> Pruning | None:
     """What may go now: up to the newest checkpoint before which every event is old enough. Raises RetentionTooShort."""
     before = years_before(now or datetime.now(UTC), retention_years())
     at, seq = audit_event.c.at, audit_event.c.seq
@@ -76,12 +83,21 @@ def plan(engine: sa.Engine, folder: Path, now: datetime | None = None) -> Prunin
         for entry in reversed(read_checkpoints(folder)):
             if entry["at"] < before and (first_young is None or entry["seq"] < first_young):
                 count = connection.scalar(sa.select(sa.func.count()).where(seq <= entry["seq"]))
-                return Pruning(int(entry["seq"]), int(count or 0), before) if count else None
+                if not count:
+                    return None
+                lists = len(_unnamed(engine, lake, after=entry["seq"]))
+                return Pruning(int(entry["seq"]), int(count), before, lists)
     return None
 
 
 def prune(
-    audit: Audit, engine: sa.Engine, *, user: str, archive: bool = True, now: datetime | None = None
+    audit: Audit,
+    engine: sa.Engine,
+    lake: Path,
+    *,
+    user: str,
+    archive: bool = True,
+    now: datetime | None = None,
 ) -> Pruning:
     """Takes away what is old enough, after it was verified, exported and recorded. Raises NotPruned, AuditUnavailable.
 
@@ -91,13 +107,14 @@ def prune(
         raise NotPruned(
             "The log does not verify, so nothing of it is taken away.", hint="See `workbench audit verify`."
         )
-    found = plan(engine, audit.folder, now)
+    found = plan(engine, audit.folder, lake, now)
     if found is None:
         raise NotPruned(
             f"Nothing is older than {retention_years()} years up to a checkpoint.",
             hint="Nothing was changed.",
         )
-    said: dict[str, object] = {"through": found.through, "events": found.events, "before": found.before}
+    names = ("through", "events", "before", "slice_lists")
+    said: dict[str, object] = {name: getattr(found, name) for name in names}
     path = None
     if archive:
         place = audit.folder / ARCHIVE
@@ -114,7 +131,10 @@ def prune(
             connection.execute(sa.delete(audit_event).where(audit_event.c.seq <= low))
     if not archive:
         _forget(audit.folder, lists - _lists(engine))
-    return Pruning(found.through, found.events, found.before, path)
+    gone = _unnamed(engine, lake)
+    for listed in gone:
+        listed.unlink(missing_ok=True)
+    return replace(found, archive=path, slice_lists=len(gone))
 
 
 def _lists(engine: sa.Engine, through: int | None = None) -> set[str]:
@@ -130,5 +150,21 @@ def _forget(folder: Path, references: set[str]) -> None:
     """Removes lists that no event speaks of any more; those of an archive stay, because its events do."""
     for reference in references:
         path = list_path(folder, reference)
-        if path is not None and path.exists() and time.time() - path.stat().st_mtime > LIST_SECONDS:
+        if path is not None and path.exists() and _old(path):
             path.unlink(missing_ok=True)
+
+
+def _unnamed(engine: sa.Engine, lake: Path, *, after: int = 0) -> list[Path]:
+    """The lists of who was in a slice, where the slice is gone and no event after that number names it."""
+    query = sa.select(audit_event.c.slice).where(audit_event.c.seq > after).distinct()
+    with engine.connect() as connection:
+        named = set(connection.scalars(query))
+    return [
+        path
+        for path in sorted(members_file(lake, "*").parent.glob("*.parquet"))
+        if path.stem not in named and not (lake / SLICES / path.stem).exists() and _old(path)
+    ]
+
+
+def _old(path: Path) -> bool:
+    return time.time() - path.stat().st_mtime > LIST_SECONDS

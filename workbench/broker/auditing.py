@@ -96,15 +96,22 @@ class Auditing:
     async def prune(self, reader: str, *, archive: bool, dry: bool) -> dict[str, Any]:
         """Takes away what is older than the retention, or says what would go. Raises NotPruned, RetentionTooShort."""
         if dry:
-            found = await asyncio.to_thread(plan, self._engine, self._audit.folder)
+            found = await asyncio.to_thread(plan, self._engine, self._audit.folder, self._lake)
         else:
             found = await asyncio.to_thread(
-                lambda: prune(self._audit, self._engine, user=reader, archive=archive)
+                lambda: prune(self._audit, self._engine, self._lake, user=reader, archive=archive)
             )
-        answer: dict[str, Any] = {"years": retention_years(), "events": 0, "through": 0, "archive": None}
+        answer: dict[str, Any] = {
+            "years": retention_years(),
+            "events": 0,
+            "through": 0,
+            "slice_lists": 0,
+            "archive": None,
+        }
         if found is not None:
             kept = found.archive.name if found.archive else None
-            answer |= {"events": found.events, "through": found.through, "archive": kept}
+            answer |= {name: getattr(found, name) for name in ("events", "through", "slice_lists")}
+            answer["archive"] = kept
         return answer
 
     async def exported(self, reader: str, form: str, since: str | None, until: str | None) -> dict[str, Any]:

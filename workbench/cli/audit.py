@@ -256,12 +256,17 @@ def prune(dry: bool, no_archive: bool) -> None:
     """Take away events older than the retention (six years, or WORKBENCH_AUDIT_RETENTION_YEARS).
 
     The log is verified, what goes is archived in the auditors' folder, and the pruning is an event before anything is
-    deleted. Nothing younger goes, and the rest still verifies.
+    deleted. Nothing younger goes, and the rest still verifies. With the events go the lists of who was in a slice
+    that is gone and that no event left in the log names.
     """
     found = _ask("POST", "/audit/prune", {"dry": dry, "archive": not no_archive})
     kept = f"; archived as {found['archive']} in the auditors' folder" if found["archive"] else ""
     verb = "would go" if dry else "are gone"
     click.echo(f"{found['events']:,} events older than {found['years']} years {verb}{kept}.")
+    if lists := found["slice_lists"]:
+        click.echo(
+            f"With them: {lists:,} list{'' if lists == 1 else 's'} of who was in slices that are gone."
+        )
 
 
 def _ask(method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
