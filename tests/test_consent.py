@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import random
 import time
+import tracemalloc
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -20,6 +22,7 @@ from workbench.broker.grants import GrantBook, OrganisationRegistry
 from workbench.broker.state import State
 from workbench.cli import demo_consents, program
 from workbench.days import today
+from workbench.schema.sensitive import Category
 
 TODAY = today()
 NOW = datetime.now(UTC)
@@ -160,6 +163,51 @@ def test_a_file_is_read_whole_or_refused_by_line_without_its_values(
     assert "CANARY" not in str(caught.value) and "nonsense" not in str(caught.value)
 
 
+def test_a_decision_is_listed_as_counting_while_it_is_the_newest_of_one_of_its_categories(
+    register: Consents,
+) -> None:
+    rng = random.Random(7)
+    scopes = ["all", *Category]
+    written = []
+    for _ in range(400):
+        given = decided(
+            rng.choice(scopes), -10, None, rng.random() < 0.5, rng.randrange(1, 6),
+            member_id=rng.choice("ABC"), recipient=rng.choice(["plan", "clinic"]),
+        )  # fmt: skip
+        register.decide([given])
+        written.append(given)
+    newest: dict[tuple[str, str, str], tuple[Any, bool, int]] = {}
+    for number, one in enumerate(written):
+        for category in Category if one.scope == "all" else [one.scope]:
+            key = (one.member_id, one.recipient, str(category))
+            newest[key] = max(
+                newest.get(key, (NOW - timedelta(99), False, -1)), (one.decided_at, one.revoked, number)
+            )
+    counting = {number for _, _, number in newest.values()}
+    assert [row["counts"] for row in register.listed()] == [n in counting for n in range(400)]
+    of_one = register.listed(member_id="A", recipient="plan")
+    assert [row["counts"] for row in of_one] == [
+        n in counting for n, one in enumerate(written) if (one.member_id, one.recipient) == ("A", "plan")
+    ]
+
+
+def test_a_page_of_a_long_register_is_read_without_the_rest(register: Consents) -> None:
+    for _ in range(4):
+        register.decide(
+            [decided("part2", -10, None, False, 1, member_id=f"M{n % 9_000}") for n in range(25_000)]
+        )
+    tracemalloc.start()
+    page, after, seen = register.listed(limit=500), 0, 0
+    while page:
+        assert [row["id"] for row in page] == list(range(after + 1, after + 1 + len(page)))
+        after, seen = page[-1]["id"], seen + len(page)
+        page = register.listed(after=after, limit=500) if seen < 3_000 else []
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (seen, len(register.listed())) == (3_000, 1_000)
+    assert most < 5_000_000
+
+
 PLAN_BY_CONSENT: dict[str, Any] = {
     "name": "plan-by-consent",
     "title": "Care management with consent",
@@ -283,6 +331,37 @@ def test_the_command_line_gives_imports_lists_and_revokes(
         ("00000004D", "all", True, True),
         ("0000000XX", "all", True, True),
     ]
+
+
+def test_the_register_is_listed_page_by_page_and_the_command_line_follows(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in world.environment().items():
+        monkeypatch.setenv(name, value)
+    given = [
+        {"member_id": f"{n:08}P", "recipient": "paged", "scope": "hiv", "source": "form"}
+        for n in range(2_345)
+    ]
+    with world.serve():
+        assert world.control("POST", "/consents", {"decisions": given}).status == 201
+        path, seen, pages = "/consents?recipient=paged&limit=1000", [], []
+        after: int | None = 0
+        while after is not None:
+            answer = world.control("GET", f"{path}&after={after}").json
+            seen += [one["member_id"] for one in answer["consents"]]
+            pages.append(len(answer["consents"]))
+            after = answer["after"]
+        assert pages == [1_000, 1_000, 345]
+        assert len(world.control("GET", "/consents?recipient=paged&limit=999999").json["consents"]) == 1_000
+        shown = CliRunner().invoke(program, ["consent", "list", "--recipient", "paged", "--json"])
+        table = CliRunner().invoke(program, ["consent", "list", "--recipient", "paged"])
+        none = CliRunner().invoke(program, ["consent", "list", "--recipient", "nobody", "--json"])
+        for wrong in ("limit=0", "limit=-1", "after=x", "limit=1e3"):
+            assert world.control("GET", f"/consents?{wrong}").json["code"] == "bad-request"
+    assert seen == [one["member_id"] for one in given]
+    assert [one["member_id"] for one in json.loads(shown.output)] == seen
+    assert all(member in table.output for member in seen)
+    assert json.loads(none.output) == []
 
 
 def test_over_the_disk_budget_the_slice_that_nobody_uses_goes(

@@ -37,6 +37,9 @@ SCOPES = (ALL, *(str(category) for category in Category))
 FIELDS = ("member_id", "recipient", "scope", "from", "until", "revoked", "decided_at", "source")
 """The columns of a file of decisions; `until` and `decided_at` may be empty, `revoked` is yes or no."""
 
+MOST_LISTED = 1_000
+"""Decisions in one page of a listing."""
+
 consents = sa.Table(
     "consent",
     metadata,
@@ -159,21 +162,26 @@ class Consents:
                 known = self._views[recipient, names] = (stamp, self._view(recipient, names, day))
         return known[1]
 
-    def listed(self, *, member_id: str | None = None, recipient: str | None = None) -> list[dict[str, Any]]:
-        """The decisions, the oldest first, each with `counts`: whether no newer one has replaced it."""
-        query = sa.select(consents).order_by(consents.c.decided_at, consents.c.revoked, consents.c.id)
+    def listed(
+        self,
+        *,
+        member_id: str | None = None,
+        recipient: str | None = None,
+        after: int = 0,
+        limit: int = MOST_LISTED,
+    ) -> list[dict[str, Any]]:
+        """The first `limit` decisions with an id above `after`, in the order in which they were written down.
+
+        Each has `counts`: whether any of its categories has no newer decision of the member about the recipient.
+        """
+        query = sa.select(consents, _counts().label("counts")).where(consents.c.id > after)
         if member_id is not None:
             query = query.where(consents.c.member_id == member_id)
         if recipient is not None:
             query = query.where(consents.c.recipient == recipient)
         with self._engine.connect() as connection:
-            rows = [dict(row) for row in connection.execute(query).mappings()]
-        newest: dict[tuple[str, str, str], int] = {}
-        for row in rows:
-            for category in _categories(row["scope"]):
-                newest[row["member_id"], row["recipient"], category] = row["id"]
-        counting = set(newest.values())
-        return [_shown(row, row["id"] in counting) for row in rows]
+            found = connection.execute(query.order_by(consents.c.id).limit(limit)).mappings()
+            return [_shown(dict(row)) for row in found]
 
     def _view(self, recipient: str, scopes: tuple[str, ...], day: date) -> ConsentView:
         members = {scope: self._consenting(recipient, scope, day) for scope in scopes}
@@ -269,8 +277,22 @@ def _row(decision: Decision, now: datetime) -> dict[str, Any]:
     }
 
 
-def _shown(row: Mapping[str, Any], counts: bool) -> dict[str, Any]:
+def _counts() -> sa.ColumnElement[bool]:
+    """Of a row of the register: it is the newest decision of one of its categories at least."""
+    c, other = consents.c, consents.alias().c
+    newer = sa.and_(
+        other.member_id == c.member_id,
+        other.recipient == c.recipient,
+        sa.tuple_(other.decided_at, other.revoked, other.id) > sa.tuple_(c.decided_at, c.revoked, c.id),
+    )
+    replaced = sa.exists().where(newer, other.scope.in_([c.scope, ALL]))
+    scopes = sa.select(sa.func.count(other.scope.distinct())).where(newer).correlate(consents)
+    return sa.and_(sa.not_(replaced.correlate(consents)), scopes.scalar_subquery() < len(Category))
+
+
+def _shown(row: Mapping[str, Any]) -> dict[str, Any]:
     return {
+        "id": row["id"],
         "member_id": row["member_id"],
         "recipient": row["recipient"],
         "scope": row["scope"],
@@ -279,12 +301,8 @@ def _shown(row: Mapping[str, Any], counts: bool) -> dict[str, Any]:
         "revoked": bool(row["revoked"]),
         "decided_at": row["decided_at"],
         "source": row["source"],
-        "counts": counts,
+        "counts": bool(row["counts"]),
     }
-
-
-def _categories(scope: str) -> tuple[str, ...]:
-    return SCOPES[1:] if scope == ALL else (scope,)
 
 
 def _epoch(recipient: str, members: Mapping[str, frozenset[str]]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import TYPE_CHECKING, Any
 
 import duckdb
@@ -11,8 +12,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from workbench.broker.consent import ConsentRefused, Decision, decision_of
-from workbench.broker.http import answering, body_of
+from workbench.broker.consent import MOST_LISTED, ConsentRefused, Decision, decision_of
+from workbench.broker.http import BadRequest, answering, body_of
 from workbench.lake.release import UnknownRelease, open_release
 
 if TYPE_CHECKING:
@@ -37,10 +38,16 @@ def consent_routes(broker: Broker) -> list[Route]:
 
     async def listed(request: Request) -> Response:
         asked = request.query_params
+        limit = min(_number(asked.get("limit"), MOST_LISTED, least=1), MOST_LISTED)
         found = await asyncio.to_thread(
-            broker.consents.listed, member_id=asked.get("member"), recipient=asked.get("recipient")
+            broker.consents.listed,
+            member_id=asked.get("member"),
+            recipient=asked.get("recipient"),
+            after=_number(asked.get("after"), 0),
+            limit=limit + 1,
         )
-        return JSONResponse({"consents": found})
+        page = found[:limit]
+        return JSONResponse({"consents": page, "after": page[-1]["id"] if len(found) > limit else None})
 
     return [
         Route("/consents", answering(decide), methods=["POST"]),
@@ -75,6 +82,16 @@ def _unknown(broker: Broker, members: set[str]) -> int:
         con.register("given", pa.table({"member_id": sorted(members)}))
         query = f"SELECT count(*) FROM given ANTI JOIN {release.relation('member')} m USING (member_id)"
         return int(con.execute(query).fetchall()[0][0])
+
+
+def _number(said: str | None, default: int, *, least: int = 0) -> int:
+    if said is None:
+        return default
+    if not re.fullmatch("[0-9]{1,15}", said) or int(said) < least:
+        raise BadRequest(
+            "limit and after are whole numbers.", hint="`after` is the one that the last page gave."
+        )
+    return int(said)
 
 
 def _decision(said: Any) -> Decision:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
 import click
-from rich.console import Console
-from rich.table import Table
 
 from workbench.cli.broker import operating
+from workbench.cli.fit import print_fitting
 from workbench.cli.plain import plain
 from workbench.settings import settings
 
@@ -94,21 +94,43 @@ Example:
 @LAKE
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def list_(member: str | None, recipient: str | None, lake: Path | None, as_json: bool) -> None:
-    """List the decisions, the oldest first, and which of them count."""
-    asked = urlencode({k: v for k, v in (("member", member), ("recipient", recipient)) if v})
+    """List the decisions in the order in which they were written down, and which of them count."""
+    asked = {k: v for k, v in (("member", member), ("recipient", recipient)) if v}
     with operating(lake, quiet=True) as broker:
-        found: list[dict[str, Any]] = broker.ask("GET", f"/consents?{asked}")["consents"]
-    if as_json:
-        click.echo(json.dumps(found))
-        return
-    grid = Table(show_edge=False, header_style="bold")
-    names = ("member_id", "recipient", "scope", "from", "until", "revoked", "counts", "decided_at", "source")
-    for name in names:
-        grid.add_column(name, overflow="fold")
-    for one in found:
-        shown = {**one, "revoked": _yes(one["revoked"]), "counts": _yes(one["counts"])}
-        grid.add_row(*(plain(shown[name] or "") for name in names))
-    Console().print(grid)
+        pages = _pages(broker, asked)
+        if as_json:
+            click.echo("[", nl=False)
+            for number, one in enumerate(one for page in pages for one in page):
+                click.echo((",\n " if number else "") + json.dumps(one), nl=False)
+            click.echo("]")
+            return
+        for page in pages:
+            _print(page)
+
+
+def _pages(broker: Any, asked: dict[str, Any]) -> Iterator[list[dict[str, Any]]]:
+    """The register page by page, at least one, so that it never stands in memory as a whole."""
+    while True:
+        answer = broker.ask("GET", f"/consents?{urlencode(asked)}")
+        yield answer["consents"]
+        if answer["after"] is None:
+            return
+        asked = {**asked, "after": answer["after"]}
+
+
+def _print(page: list[dict[str, Any]]) -> None:
+    rows = [
+        {
+            **one,
+            "member": one["member_id"],
+            "revoked": _yes(one["revoked"]),
+            "counts": _yes(one["counts"]),
+            "decided (UTC)": one["decided_at"][:16].replace("T", " "),
+        }
+        for one in page
+    ]
+    names = ("member", "recipient", "scope", "from", "until", "revoked", "counts", "decided (UTC)", "source")
+    print_fitting(rows, names, whole=("member",), less_needed=("decided (UTC)", "source", "until", "from"))
 
 
 def _yes(value: bool) -> str:
