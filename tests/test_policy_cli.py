@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from datetime import date
 from pathlib import Path
 from types import MappingProxyType
@@ -46,6 +47,34 @@ def test_check_fails_and_names_the_file_and_key_of_a_faulty_grant(tmp_path: Path
     result = run("check", "--grants", str(tmp_path), "--json")
     assert result.exit_code == 1
     assert any("wrong.yaml: colour: unknown key" in fault for fault in json.loads(result.output)["faults"])
+
+
+def test_check_counts_the_grants_of_the_other_files_and_says_that_none_is_used(tmp_path: Path) -> None:
+    shutil.copytree(PROJECT / "grants", tmp_path / "grants")
+    where = ("--grants", str(tmp_path / "grants"))
+    whole = json.loads(run("check", *where, "--json").output)["grants"]
+    (tmp_path / "grants" / "a-slip.yaml").write_text("name: slip\n  level: identified\n")
+    (tmp_path / "grants" / "demo-public.yaml").write_text(
+        yaml.safe_dump({"name": "demo-public", "colour": "red"})
+    )
+    result = run("check", *where)
+    assert result.exit_code == 1
+    assert "fault: a-slip.yaml, line 2: " in result.output
+    assert "fault: demo-public.yaml: colour: unknown key" in result.output
+    says = f"{len(whole) - 1} grants of the other files are sound; none is used until the faults are mended, "
+    assert says in result.output
+    found = json.loads(run("check", *where, "--json").output)
+    assert (found["ok"], found["grants"]) == (False, [name for name in whole if name != "demo-public"])
+
+
+@pytest.mark.parametrize("registry", ["organisations: 3", None])
+def test_check_says_where_nothing_could_be_counted(tmp_path: Path, registry: str | None) -> None:
+    if registry is not None:
+        shutil.copytree(PROJECT / "grants", tmp_path / "grants")
+        (tmp_path / "grants" / "organisations.yaml").write_text(registry)
+    output = run("check", "--grants", str(tmp_path / "grants")).output
+    assert "no grant could be counted; none is used until the faults are mended, " in output
+    assert "0 grants" not in output
 
 
 def test_check_fails_for_a_column_whose_class_has_no_rule_at_a_level(monkeypatch: pytest.MonkeyPatch) -> None:

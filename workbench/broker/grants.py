@@ -52,13 +52,17 @@ REGISTRY_FILE = "organisations.yaml"
 
 
 class InvalidGrants(WorkbenchError):
-    """The folder of grants has faults; none of its grants is used until they are mended. `faults` lists them all."""
+    """The folder of grants has faults; none of its grants is used until they are mended. `faults` lists them all.
+
+    `sound` names the grants of the files without a fault, as far as they were read.
+    """
 
     code = "invalid-grants"
     http_status = 503
 
-    def __init__(self, faults: Collection[str]):
+    def __init__(self, faults: Collection[str], sound: Collection[str] = ()):
         self.faults = tuple(faults)
+        self.sound = tuple(sound)
         super().__init__(
             "The grants are not valid: " + "; ".join(self.faults) + ".",
             hint="Mend the files and run `workbench policy check`; `workbench policy schema` prints what a grant may say.",
@@ -147,6 +151,7 @@ class GrantBook:
             raise InvalidGrants(["the folder of grants does not exist"])
         registry = OrganisationRegistry.load(folder / REGISTRY_FILE)
         faults: list[str] = []
+        faulty: set[str] = set()
         found: dict[str, tuple[Grant, str]] = {}
         for file in sorted([*folder.glob("*.yaml"), *folder.glob("*.yml")]):
             if file.name == REGISTRY_FILE:
@@ -155,15 +160,18 @@ class GrantBook:
                 grants = _grants_of(file, registry)
             except InvalidGrants as error:
                 faults.extend(error.faults)
+                faulty.add(file.name)
                 continue
             for grant in grants:
                 if grant.name in found:
                     faults.append(
                         f"{file.name}: name: a grant {grant.name} stands in {found[grant.name][1]} already"
                     )
-                found[grant.name] = (grant, file.name)
+                    faulty.add(file.name)
+                else:
+                    found[grant.name] = (grant, file.name)
         if faults:
-            raise InvalidGrants(faults)
+            raise InvalidGrants(faults, sorted(name for name, (_, at) in found.items() if at not in faulty))
         return cls(
             [grant for grant, _ in found.values()],
             registry,

@@ -53,17 +53,23 @@ def check(folder: Path | None, as_json: bool) -> None:
     """Validate every grant and truth table, and prove that every column of every table has a rule at every level.
 
     Warns of grants that must leave out a category whose code list is not sourced: they are blocked on every release
-    of real people. Exit code 1 when there is a fault.
+    of real people. Where a grant's file has a fault, the grants of the others are counted, and none is used. Exit
+    code 1 when there is a fault.
     """
     faults: list[str] = []
     warnings: list[str] = []
-    names: list[str] = []
     try:
         book = GrantBook.load(folder or settings().grants)
         names = [grant.name for grant in book]
+        counted = f"{len(names)} grants"
         warnings = [*_unsourced(book), *_ended(book)]
     except InvalidGrants as error:
         faults.extend(error.faults)
+        names = list(error.sound)
+        counted = (
+            f"{len(names)} grants of the other files are sound" if names else "no grant could be counted"
+        )
+        counted += "; none is used until the faults are mended"
     faults.extend(unreadable(folder or settings().grants))
     faults.extend(f"no rule for {where}" for where in uncovered())
     tables = dictionary()
@@ -89,7 +95,7 @@ def check(folder: Path | None, as_json: bool) -> None:
         for warning in warnings:
             click.echo(f"warning: {warning}")
         click.echo(
-            f"{len(names)} grants, {columns} columns of {len(tables)} tables × {len(Level)} levels, "
+            f"{counted}, {columns} columns of {len(tables)} tables × {len(Level)} levels, "
             f"{len(faults)} faults, {len(warnings)} warnings"
         )
     if faults:
