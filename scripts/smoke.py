@@ -142,7 +142,7 @@ def smoke(members: int = 3000, screenshots: Path | None = None, folder: Path | N
             _visit(site, summary, pictures)
         except BaseException:
             process.terminate()
-            process.wait(60)
+            process.wait(120)
             raise
         with summary.step("Ctrl-C stops everything"):
             site.stop(process)
@@ -200,7 +200,7 @@ def _notebook(visitor: Visitor, grant: str, purpose: str) -> list[str]:
 def _report(site: Site) -> str:
     command = [PROGRAM, "report", "run", "plan-quality", "--org", "sierra-vista", "--year", "2025"]
     done = subprocess.run(
-        command, env=site.environment, cwd=ROOT, capture_output=True, text=True, timeout=300
+        command, env=site.environment, cwd=ROOT, capture_output=True, text=True, timeout=600
     )
     if done.returncode:
         raise SmokeFailed(done.stderr.strip() or done.stdout.strip())
@@ -218,6 +218,7 @@ def _app(site: Site, pat: Visitor, password: str, pictures: Path) -> list[str]:
     with sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=shutil.which("chromium"), args=CHROMIUM)
         page = browser.new_page(viewport={"width": 1200, "height": 900})
+        page.set_default_timeout(120_000)
         page.on(
             "request", lambda request: foreign.append(request.url) if _leaves(site, request.url) else None
         )
@@ -250,8 +251,8 @@ def _app(site: Site, pat: Visitor, password: str, pictures: Path) -> list[str]:
 
 def _drawn(page: Any) -> None:
     """Waits for the first chart, table and mark of synthetic data."""
-    page.wait_for_selector("#rendered_cells svg", timeout=60_000, state="visible")
-    page.wait_for_selector("text=SYNTHETIC DATA", timeout=10_000)
+    page.wait_for_selector("#rendered_cells svg", state="visible")
+    page.wait_for_selector("text=SYNTHETIC DATA")
 
 
 def _leaves(site: Site, url: str) -> bool:

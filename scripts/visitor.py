@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import requests
 import websocket
 
-PAGE_SECONDS = 60
+PAGE_SECONDS = 120
 
 
 class CellFailed(Exception):
@@ -90,7 +90,7 @@ class Visitor:
         self.get("/hub/spawn")
         return self.post("/hub/spawn", form={"choice": f"{grant}|{purpose}"})
 
-    def start(self, grant: str, purpose: str, seconds: float = 60) -> float:
+    def start(self, grant: str, purpose: str, seconds: float = 180) -> float:
         """Starts the server and waits until it is ready; seconds from the click."""
         begun = time.perf_counter()
         answer = self.ask_to_start(grant, purpose)
@@ -116,12 +116,14 @@ class Visitor:
         """Whether the server answers."""
         return bool(self.model()["servers"].get("", {}).get("ready"))
 
-    def stop(self, seconds: float = 20) -> None:
+    def stop(self, seconds: float = 90) -> None:
         """Stops the server and waits until it is gone."""
         self.get("/hub/home")
         self.delete(f"/hub/api/users/{self.name}/server").raise_for_status()
         deadline = time.monotonic() + seconds
-        while self.model()["servers"] and time.monotonic() < deadline:
+        while self.model()["servers"]:
+            if time.monotonic() > deadline:
+                raise AssertionError(f"the server of {self.name} was not gone within {seconds:.0f} s")
             time.sleep(0.1)
 
     def kernel(self) -> Kernel:

@@ -33,10 +33,13 @@ from workbench.broker.pool import PoolLimits
 from workbench.broker.service import Service, running
 from workbench.settings import PROJECT, Settings
 
+PATIENCE = 90.0
+"""Seconds after which something that has to happen counts as not happening, on whatever machine."""
 LIMITS = PoolLimits(workers=4, threads=1, memory_bytes=400 << 20)
 BIG = "SELECT a.*, b.*, c.* FROM diagnosis a, diagnosis b, diagnosis c, diagnosis d"
 """Some 80,000 rows of the world's analyst, 1.7 million of its researcher."""
-SLOW = "SELECT count(*) FROM diagnosis a, diagnosis b, diagnosis c, diagnosis d, diagnosis e, diagnosis f WHERE a.claim_id || b.claim_id <> c.claim_id || d.claim_id || e.claim_id"
+SLOW = f"SELECT count(*) FROM {', '.join(f'diagnosis d{n}' for n in range(12))} WHERE d0.claim_id || d11.claim_id <> d5.claim_id"
+"""Longer than any limit, of however small a slice."""
 
 Connection = socket.socket
 
@@ -86,7 +89,7 @@ class World:
             stderr=subprocess.DEVNULL,
         )
         try:
-            until(lambda: process.poll() is not None or self.answers(), 30)
+            until(lambda: process.poll() is not None or self.answers())
             assert process.poll() is None, "the service did not start"
             yield process
         finally:
@@ -97,7 +100,7 @@ class World:
         """Whether a broker answers on the control socket."""
         try:
             return self.control("GET", "/health").status == 200
-        except OSError:
+        except (OSError, http.client.HTTPException):
             return False
 
     def log(self, **filters: Any) -> list[dict[str, Any]]:
@@ -174,7 +177,7 @@ class Bound:
         """POST /query."""
         return self.ask("POST", "/query", {"sql": sql})
 
-    def raw(self, data: bytes, seconds: float = 10) -> bytes:
+    def raw(self, data: bytes, seconds: float = PATIENCE) -> bytes:
         """What comes back for these bytes until the broker closes; nothing where it cut the connection."""
         with socket.socket(socket.AF_UNIX) as near:
             near.settimeout(seconds)
@@ -198,12 +201,25 @@ class Bound:
         return near
 
 
-def until(what: Callable[[], Any], seconds: float = 5) -> None:
-    """Waits for something to come to pass."""
+def until(what: Callable[[], Any], seconds: float = PATIENCE) -> None:
+    """Waits for something to come to pass; how long it may take is no promise, only the end of the test's patience."""
     deadline = time.monotonic() + seconds
     while not what():
         assert time.monotonic() < deadline, "it did not come to pass"
         time.sleep(0.02)
+
+
+def quickest(attempt: Callable[[], float], promised: float, tries: int = 8) -> float:
+    """The least seconds of several attempts, of which the first that keeps to `promised` is the last.
+
+    A busy machine delays some attempts; what is slow by itself delays all of them.
+    """
+    least = attempt()
+    for _ in range(tries - 1):
+        if least < promised:
+            break
+        least = min(least, attempt())
+    return least
 
 
 def ask(path: Path, method: str, target: str, body: Any = None, **headers: str) -> Reply:

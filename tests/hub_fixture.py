@@ -90,7 +90,7 @@ class RunningHub:
                 stderr=log,
                 start_new_session=True,
             )
-        deadline = time.monotonic() + 90
+        deadline = time.monotonic() + 240
         while not (self._healthy() and self._broker_listens()):
             if self.process.poll() is not None or time.monotonic() > deadline:
                 tail = (self.data.state / "hub.log").read_text(errors="replace")[-3000:]
@@ -100,7 +100,7 @@ class RunningHub:
     def kill(self, number: int = signal.SIGKILL) -> None:
         assert self.process is not None
         self.process.send_signal(number)
-        self.process.wait(30)
+        self.process.wait(90)
 
     def stop(self) -> None:
         if self.process is not None and self.process.poll() is None:
@@ -153,7 +153,7 @@ def hub_data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubData]:
         "import sys; from workbench.cli.demo_data import prepare; from workbench.settings import settings; "
         f"prepare(settings(), {MEMBERS}, 1, print)"
     )
-    subprocess.run([sys.executable, "-c", program], env=data.environment(), cwd=ROOT, check=True, timeout=280)
+    subprocess.run([sys.executable, "-c", program], env=data.environment(), cwd=ROOT, check=True, timeout=600)
     yield data
     shutil.rmtree(run, ignore_errors=True)
 

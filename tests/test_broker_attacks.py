@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from broker_world import SLOW, Bound, World, ask, new_world
+from broker_world import PATIENCE, SLOW, Bound, World, ask, new_world, until
 
 from workbench.broker import connection
 from workbench.broker.service import Service
@@ -70,7 +70,7 @@ def test_a_head_without_measure_is_cut_off(ana: Bound, lines: tuple[str, ...]) -
 
 def test_a_head_without_end_is_cut_off_before_it_fills_memory(ana: Bound) -> None:
     with socket.socket(socket.AF_UNIX) as near:
-        near.settimeout(10)
+        near.settimeout(PATIENCE)
         near.connect(str(ana.socket))
         near.sendall(b"GET /whoami HTTP/1.1\r\nX: ")
         with pytest.raises(OSError):
@@ -81,27 +81,41 @@ def test_a_head_without_end_is_cut_off_before_it_fills_memory(ana: Bound) -> Non
 def test_slow_connections_cost_their_maker_only_and_end(
     monkeypatch: pytest.MonkeyPatch, ana: Bound, rui: Bound
 ) -> None:
-    monkeypatch.setattr(connection, "HEAD_SECONDS", 1.0)
+    monkeypatch.setattr(connection, "HEAD_SECONDS", 10.0)
     slow = [socket.socket(socket.AF_UNIX) for _ in range(connection.MAX_CONNECTIONS + 50)]
     try:
         for near in slow:
-            near.settimeout(5)
+            near.settimeout(PATIENCE)
             try:
                 near.connect(str(ana.socket))
                 near.sendall(b"GET /whoami HTTP/1.1\r\nHost: b\r\nX: ")
             except OSError:
                 time.sleep(0.01)
-        started = time.monotonic()
-        assert rui.ask("GET", "/whoami").status == 200 and time.monotonic() - started < 1
-        time.sleep(1.5)
-        assert ana.ask("GET", "/whoami").status == 200
+        assert rui.ask("GET", "/whoami").status == 200
+        assert any(_stands(near) for near in slow), "she was answered while they were there"
         assert all(_ended(near) for near in slow)
+        assert ana.ask("GET", "/whoami").status == 200
     finally:
         for near in slow:
             near.close()
 
 
+def _stands(near: socket.socket) -> bool:
+    """Whether the connection is open and nothing has been said on it."""
+    near.settimeout(0)
+    try:
+        near.recv(1, socket.MSG_PEEK)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    finally:
+        near.settimeout(PATIENCE)
+    return False
+
+
 def _ended(near: socket.socket) -> bool:
+    """Whether it comes to its end."""
     try:
         return near.recv(1) == b""
     except TimeoutError:
@@ -154,7 +168,7 @@ def test_a_path_leads_to_its_own_place_or_nowhere(ana: Bound, target: str) -> No
 def test_a_token_is_worth_nothing_once_its_binding_is_over(world: World, service: Service) -> None:
     old = world.bind("ana", "demo-analyst", "operations", token="first", server="ana/replay")
     with socket.socket(socket.AF_UNIX) as open_before:
-        open_before.settimeout(10)
+        open_before.settimeout(PATIENCE)
         open_before.connect(str(old.socket))
         open_before.sendall(_head(old).replace(b"Connection: close", b"X: y"))
         assert b"200 OK" in open_before.recv(65536)
@@ -255,14 +269,13 @@ def test_the_hub_learns_when_a_binding_gives_nothing_any_more() -> None:
         assert ask(who.socket, "GET", path, Authorization=f"Bearer {who.token}").status == 404
 
 
-def test_a_flood_of_slow_queries_leaves_others_a_worker(ana: Bound, rui: Bound) -> None:
-    assert rui.query("SELECT 1").status == 200
+def test_a_flood_of_slow_queries_leaves_others_a_worker(service: Service, ana: Bound, rui: Bound) -> None:
+    assert [who.query("SELECT 1").status for who in (ana, rui)] == [200, 200]
     floods = [ana.posting(SLOW) for _ in range(20)]
     try:
-        time.sleep(1)
-        started = time.monotonic()
+        until(lambda: len(service.broker.pool.pids()["busy"]) > 1)
         assert rui.query("SELECT count(*) FROM member").status == 200
-        assert time.monotonic() - started < 2
+        assert any(_stands(near) for near in floods), "she did not wait for their end"
     finally:
         for near in floods:
             near.close()
@@ -273,7 +286,7 @@ def test_json_bombs_cost_nothing(ana: Bound) -> None:
         head = (
             f"POST /query HTTP/1.1\r\nHost: b\r\nAuthorization: Bearer {ana.token}\r\nConnection: close\r\n"
         )
-        started = time.monotonic()
+        started = time.process_time()
         said = ana.raw(head.encode() + f"Content-Length: {len(body)}\r\n\r\n".encode() + body)
         assert b" 400 " in said and json.loads(said.split(b"\r\n\r\n", 1)[1])["code"] == "bad-request"
-        assert time.monotonic() - started < 2
+        assert time.process_time() - started < 2, "seconds of the processor, of the broker's threads too"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import datetime as dt
 import ipaddress
 import json
@@ -249,10 +250,11 @@ def test_with_a_certificate_the_listener_speaks_tls_and_nothing_else(tmp_path: P
                 assert json.load(answer)["openapi"] == "3.1.0"
             with socket.create_connection((host, port)) as plain:
                 plain.sendall(b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n")
-                plain.settimeout(5)
+                plain.settimeout(60)
                 said = b""
-                while piece := plain.recv(1000):
-                    said += piece
+                with contextlib.suppress(ConnectionResetError):
+                    while piece := plain.recv(1000):
+                        said += piece
             assert b"openapi" not in said
 
 
@@ -295,7 +297,7 @@ def test_no_id_of_a_member_and_no_secret_reaches_the_services_output(tmp_path: P
             [sys.executable, "-m", "workbench.broker.service"], env=environment, stdout=output, stderr=output
         )
         try:
-            until(lambda: process.poll() is not None or world.answers(), 30)
+            until(lambda: process.poll() is not None or world.answers())
             made = world.control(
                 "POST", "/clients", {"name": "logged", "grant": CARE, "purpose": "treatment"}
             )
@@ -313,7 +315,7 @@ def test_no_id_of_a_member_and_no_secret_reaches_the_services_output(tmp_path: P
                 _raw(port, f"GET /\x01{id} HTTP/1.1\r\n{id}\r\n")
         finally:
             process.terminate()
-            process.wait(20)
+            process.wait(90)
             output.close()
         written = (tmp_path / "output").read_text()
         for word in (A, NOBODY, "canary", secret, token):
@@ -328,7 +330,7 @@ def _token(port: int, name: str, secret: str) -> str:
 
 
 def _raw(port: int, head: str) -> bytes:
-    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
         connection.sendall((head + "Connection: close\r\n\r\n").encode())
         said = b""
         while piece := connection.recv(65_536):

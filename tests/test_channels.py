@@ -29,7 +29,7 @@ def _events(served: Api, query: str) -> list[dict[str, Any]]:
     def found() -> list[dict[str, Any]]:
         return sorted((e for e in served.world.log() if e["query_id"] == query), key=lambda e: e["seq"])
 
-    until(lambda: any(e["event"] in ("ended", "refused") for e in found()), 10)
+    until(lambda: any(e["event"] in ("ended", "refused") for e in found()))
     return found()
 
 

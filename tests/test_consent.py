@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import time
 import tracemalloc
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
@@ -13,9 +12,10 @@ from typing import Any
 
 import pytest
 import slice_world
-from broker_world import SLOW, Reply, World, new_world
+from broker_world import PATIENCE, SLOW, Reply, World, new_world, until
 from click.testing import CliRunner
 
+from workbench.broker import consent
 from workbench.broker.audit import events
 from workbench.broker.consent import ConsentRefused, Consents, Decision, decision_of, read_decisions
 from workbench.broker.grants import GrantBook, OrganisationRegistry
@@ -54,6 +54,12 @@ TRUTH: dict[str, tuple[list[tuple[str, int, int | None, bool, int]], bool]] = {
         False,
     ),
 }
+
+
+@pytest.fixture(autouse=True)
+def _one_day(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The day on which these tests began is today, also past midnight."""
+    monkeypatch.setattr(consent, "today", lambda: TODAY)
 
 
 @pytest.fixture
@@ -257,18 +263,19 @@ def test_a_decision_counts_for_the_next_request_and_cuts_the_answer_that_runs(wo
         assert operator(world, SEEN).table["n"].to_pylist() == [1]
         replies: list[Reply] = []
         running = Thread(target=lambda: replies.append(operator(world, SLOW)))
+        before = len(world.log(event="admitted"))
         running.start()
-        deadline = time.monotonic() + 20
-        while not service.broker.pool.pids()["busy"] and time.monotonic() < deadline:
-            time.sleep(0.05)
+        until(lambda: len(world.log(event="admitted")) > before and service.broker.pool.pids()["busy"])
         tell(world, slice_world.A, revoked=True)
-        running.join(20)
+        running.join(PATIENCE)
         assert replies[0].status >= 400 and replies[0].json["code"] == "consent-changed"
         assert operator(world, SEEN).table["n"].to_pylist() == [0]
-        kept = [s["manifest"] for s in world.control("GET", "/slices").json["slices"]]
-        assert (
-            len([m for m in kept if m["grant"] == "plan-by-consent"]) == 1
-        )  # the one with the claim is gone
+
+        def kept() -> int:
+            manifests = [s["manifest"] for s in world.control("GET", "/slices").json["slices"]]
+            return len([m for m in manifests if m["grant"] == "plan-by-consent"])
+
+        until(lambda: kept() == 1)  # the one with the claim is gone
         events = world.control("GET", "/audit").json["events"]
     told = [e for e in events if e["event"] in ("consent-given", "consent-revoked")]
     assert sorted(e["event"] for e in told) == ["consent-given", "consent-revoked"]

@@ -179,11 +179,11 @@ def _answers_alike(engine: Any, sql: str) -> None:
 
 def test_an_in_list_of_five_thousand_codes_passes_quickly() -> None:
     codes = ", ".join(f"'F{i:05d}'" for i in range(5000))
-    started = time.perf_counter()
+    started = time.process_time()
     admitted = admit(
         f"SELECT count(*) FROM diagnosis WHERE code IN ({codes})", TABLES, mark=lambda text: "#x"
     )
-    assert time.perf_counter() - started < 4
+    assert time.process_time() - started < 4
     assert "[5000]" in admitted.normalised and "F00001" not in admitted.normalised
 
 
@@ -208,10 +208,10 @@ BOMBS = {
 
 @pytest.mark.parametrize("name", BOMBS)
 def test_a_bomb_is_refused_before_it_costs_anything(name: str) -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     with pytest.raises(GateRefusal):
         admit(BOMBS[name], TABLES)
-    assert time.perf_counter() - started < 4
+    assert time.process_time() - started < 4
 
 
 @pytest.mark.parametrize(

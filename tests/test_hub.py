@@ -106,7 +106,7 @@ def test_an_expired_grant_is_shown_with_its_reason_and_cannot_be_started(
     ana = hub.visitor("ana")
     if ana.model()["servers"]:
         ana.stop()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 90
     while "test-expired" not in (page := ana.offers()) and time.monotonic() < deadline:
         time.sleep(0.5)
     assert "expired on 2025-06-30" in page
@@ -255,7 +255,7 @@ def test_a_sandbox_that_no_hub_knows_is_ended_when_the_hub_starts(hub: RunningHu
     seats.Seat(hub.data.run, "99999").take(orphan.child_pid, orphan.started)
     hub.kill(signal.SIGTERM)
     hub.start()
-    assert orphan.wait(10) != 0
+    assert orphan.wait(60) != 0
     assert not (hub.data.run / "u" / "99999.json").exists()
 
 
@@ -271,7 +271,7 @@ def test_code_inside_cannot_take_the_servers_place(hub: RunningHub) -> None:
     before = set(seats_of(hub)) - ours
     with pytest.raises((CellFailed, WebSocketException, OSError)):
         kernel.run("import os, signal; os.kill(os.getppid(), signal.SIGKILL)", seconds=15)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 150
     while rui.get("/user/rui/api").status_code == 200 or (before & set(seats_of(hub))):
         assert time.monotonic() < deadline, "the server still answers"
         rui.model()
@@ -301,7 +301,7 @@ def test_a_stakeholder_gets_the_app_and_no_lab(hub: RunningHub) -> None:
     assert page.status_code == 200
     assert "Workbench" in page.text
     for path in ("lab", "tree", "api/contents", "api/kernels", "api/sessions", "api/terminals"):
-        answer = pat.session.get(f"{hub.url}/user/pat/{path}", allow_redirects=False, timeout=30)
+        answer = pat.session.get(f"{hub.url}/user/pat/{path}", allow_redirects=False, timeout=90)
         assert answer.status_code != 200, path
     pat.stop()
 

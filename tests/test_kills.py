@@ -30,7 +30,7 @@ from workbench.broker.published_slice import SLICES
 pytestmark = pytest.mark.sandbox
 KILLS = 8
 ROUNDS = 4
-LONGEST = 60.0
+LONGEST = 150.0
 PLAN_A = {"00000001A", "00000003C", "00000006F"}
 """Sierra Vista's members of today in the world's release."""
 QUERIES = {

@@ -253,7 +253,7 @@ def test_the_workbench_refuses_to_start_and_names_what_is_missing_without_a_stac
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
     )
     assert ended.returncode != 0
     assert words in ended.stderr and "Traceback" not in ended.stderr

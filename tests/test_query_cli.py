@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from broker_world import World, new_world
+from broker_world import World, new_world, until
 from click.testing import CliRunner, Result
 
 from workbench.broker.audit import events
@@ -64,16 +63,14 @@ def test_a_query_goes_through_gate_worker_and_audit_either_way(
         "query", "--grant", "demo-analyst", "--json", "SELECT sex, count(*) AS n FROM member GROUP BY 1"
     )
     assert done.exit_code == 0, done.output
-    answer = json.loads(done.output)
+    answer = json.loads(done.stdout)
     assert (answer["columns"], answer["data"], answer["rows"], answer["synthetic"]) == (
         ["sex", "n"],
         [["F", 3]],
         1,
         True,
     )
-    deadline = time.monotonic() + 5
-    while _log(world)[-1]["event"] != "ended" and time.monotonic() < deadline:
-        time.sleep(0.02)
+    until(lambda: _log(world)[-1]["event"] == "ended")
     new = _log(world)[before:]
     assert {"admitted", "ended"} <= {event["event"] for event in new if event["grant"] == "demo-analyst"}
     assert any(event["channel"] == "operator" and event["user"].startswith("operator:") for event in new)
@@ -86,7 +83,7 @@ def test_the_table_for_people_names_release_slice_and_that_the_data_are_syntheti
 
 
 def test_statements_come_from_standard_input_too(run: Any) -> None:
-    assert json.loads(run("query", "--grant", "demo-analyst", "--json", "-", stdin="SELECT 7 AS a").output)[
+    assert json.loads(run("query", "--grant", "demo-analyst", "--json", "-", stdin="SELECT 7 AS a").stdout)[
         "data"
     ] == [[7]]
 
@@ -125,7 +122,7 @@ def test_the_programs_exit_code_and_words_are_those_of_the_refusal(world: World)
         "demo-public",
         "SELECT 1",
     ]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=180)
     assert done.returncode == 1 and "tabulate" in done.stderr and "Traceback" not in done.stderr
 
 
@@ -154,7 +151,7 @@ def test_a_file_of_statements_is_answered_line_by_line_and_never_stops(
     )
     done = run("query", "--grant", "demo-analyst", "--jsonl", str(file))
     assert done.exit_code == 0, done.output
-    answers = [json.loads(line) for line in done.output.splitlines()]
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
     assert all(set(a) == {"id", "ok", "rows", "columns", "data", "code", "reason"} for a in answers)
     assert [(a["id"], a["ok"], a["code"]) for a in answers] == [
         (1, True, None), ("two", False, "sql-refused"), (3, False, "conversion"), (4, False, "bad-request"),
@@ -166,10 +163,10 @@ def test_a_file_of_statements_is_answered_line_by_line_and_never_stops(
 
 def test_slices_are_built_listed_and_shown_with_what_was_removed(run: Any) -> None:
     done = run("slice", "build", "--grant", "demo-analyst", "--grant", "demo-public", "--json")
-    built = json.loads(done.output)
+    built = json.loads(done.stdout)
     assert done.exit_code == 0 and [one["kind"] for one in built] == ["slice", "tabulation"]
     assert {one["id"] for one in built} <= {
-        one["id"] for one in json.loads(run("slice", "list", "--json").output)
+        one["id"] for one in json.loads(run("slice", "list", "--json").stdout)
     }
     shown = run("slice", "show", built[0]["id"])
     assert shown.exit_code == 0 and "diagnosis" in shown.output and "removed" in shown.output
@@ -182,7 +179,7 @@ def test_the_log_is_verified_and_shown_beside_a_running_broker(
 ) -> None:
     run("query", "--grant", "demo-analyst", "--json", "SELECT count(*) FROM member WHERE ssn = '900-00-0001'")
     done = run("audit", "verify", "--json")
-    found = json.loads(done.output)
+    found = json.loads(done.stdout)
     assert done.exit_code == 0 and found["ok"] and found["events"] > 0 and found["findings"] == []
     shown = [
         json.loads(line)

@@ -39,7 +39,7 @@ def made(hub: RunningHub) -> dict[str, Any]:
         "sierra-vista",
         "--json",
     ]
-    ended = subprocess.run(command, env=hub.data.environment(), capture_output=True, text=True, timeout=180)
+    ended = subprocess.run(command, env=hub.data.environment(), capture_output=True, text=True, timeout=280)
     assert ended.returncode == 0, ended.stderr
     manifest: dict[str, Any] = json.loads(ended.stdout)
     return manifest
@@ -141,6 +141,7 @@ def test_the_report_fits_a_phone_and_asks_no_other_host(hub, made):
             args=["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"],
         )
         page = browser.new_page(viewport={"width": 390, "height": 844})
+        page.set_default_timeout(120_000)
         asked: list[str] = []
         said: list[str] = []
         page.on("request", lambda request: asked.append(request.url))
@@ -197,7 +198,7 @@ def test_the_hubs_report_service_fires_a_schedule_and_the_owner_reads_what_it_ma
     try:
         running.start()
         ana, view = running.visitor("ana"), f"{PAGES}view/plan-quality-sierra-vista/quick/sierra-vista-2024"
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 180
         while (page := ana.get(view)).status_code == 404 and time.monotonic() < deadline:
             time.sleep(0.5)
         assert page.status_code == 200

@@ -48,7 +48,7 @@ def shipped() -> Report:
 
 def _program(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [str(Path(sys.prefix) / "bin" / "workbench"), "report", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, capture_output=True, text=True, timeout=280)
 
 
 # the catalogue

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from slice_oracle import RESULTS, Oracle, Row
 
-from workbench.broker import buckets
+from workbench.broker import buckets, consent
 from workbench.broker.consent import Consents, Decision
 from workbench.broker.grant_model import Grant
 from workbench.broker.slices import Slice, ensure
@@ -37,7 +37,16 @@ PLANS, COUNTIES, CLINICS, COHORTS = (
 )
 ORGANISATIONS = {"mcp": PLANS, "county": COUNTIES, "provider": CLINICS, "cohort": COHORTS}
 TODAY = today()
+"""Also past midnight, see `_one_day`."""
 IDS = ("90000001A", "90000002B", "90000003C", "90000004D", "90000005E")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_day() -> Iterator[None]:
+    """The day on which these tests began is today until they end."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(consent, "today", lambda: TODAY)
+        yield
 
 
 def some_day(r: random.Random) -> date:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import shutil
-import time
+import threading
 from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
@@ -176,13 +176,14 @@ def test_no_more_slices_are_built_at_once_than_the_machine_can_take(
     there: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     running: set[str] = set()
+    together = threading.Barrier(shelf.BUILDS_AT_ONCE)
     most = 0
 
     def make(release: Release, one: Grant, *_: Any, **__: Any) -> Slice:
         nonlocal most
         running.add(one.policy_digest)
         most = max(most, len(running))
-        time.sleep(0.05)
+        together.wait(60)
         running.remove(one.policy_digest)
         return Slice("0" * 24, tmp_path, {"tables": {}})
 

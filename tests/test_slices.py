@@ -414,7 +414,7 @@ state = State("sqlite://", lake.parent / "other-state")
 def progress(what, done, total):
     print(what, flush=True)
     if what == {pause_at!r}:
-        time.sleep(60)
+        time.sleep(600)
 if {limit}:
     resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
 try:
@@ -440,7 +440,7 @@ def left_in(lake: Lake) -> list[str]:
 
 
 def test_a_full_disk_is_said_clearly_and_nothing_is_half_published(lake: Lake) -> None:
-    output, _ = builder(lake, limit=2000).communicate(timeout=60)
+    output, _ = builder(lake, limit=2000).communicate(timeout=200)
     assert "DiskFull The disk is full" in output
     assert str(lake[2]) not in output
     assert left_in(lake) == []

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import fcntl
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from broker_world import until
 from hub_fixture import ROOT, HubData, free_port
 
 pytestmark = [pytest.mark.hub, pytest.mark.sandbox]
@@ -24,19 +27,20 @@ def refused(data: HubData, *arguments: str, **environment: str) -> list[str]:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
     )
     assert done.returncode == 1
     return done.stderr.strip().splitlines()
 
 
 @pytest.fixture
-def other_place(tmp_path: Path, hub_data: HubData) -> HubData:
+def other_place(tmp_path: Path, hub_data: HubData) -> Iterator[HubData]:
     """The same lake with a state folder and sockets of its own."""
     place = HubData(tmp_path, hub_data.run.with_name(hub_data.run.name + "-up"))
     (tmp_path / "lake").symlink_to(hub_data.lake)
     (tmp_path / "grants").symlink_to(hub_data.grants)
-    return place
+    yield place
+    shutil.rmtree(place.run, ignore_errors=True)
 
 
 def test_a_taken_port_is_one_clear_line(other_place: HubData) -> None:
@@ -83,11 +87,9 @@ def test_when_it_ends_nothing_of_it_is_left(other_place: HubData, number: int, a
                 break
         time.sleep(1.0 if after == "starting" else 0.0)
         up.send_signal(number)
-        assert up.wait(60) == 0
-    time.sleep(0.5)
+        assert up.wait(90) == 0
     marker = str(other_place.run).encode()
-    left = [path for path in Path("/proc").glob("[0-9]*/environ") if marker in _read(path)]
-    assert left == []
+    until(lambda: not [path for path in Path("/proc").glob("[0-9]*/environ") if marker in _read(path)])
     with socket.socket() as probe:
         assert probe.connect_ex(("127.0.0.1", port)) != 0
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from broker_world import World, new_world
+from broker_world import World, new_world, until
 
 from workbench.broker import who_saw as who_saw_module
 from workbench.broker.audit import Audit, events
@@ -235,9 +234,7 @@ def test_through_a_broker_at_every_level_and_after_the_slice_was_evicted(world: 
         assert ana.query("SELECT member_id, sex FROM member").status == 200
         assert ana.query("SELECT count(*) FROM member").status == 200
         assert rui.query("SELECT member_id FROM member").status == 200
-        deadline = time.monotonic() + 10
-        while len(events(service.broker.state.engine, event="ended")) < 4 and time.monotonic() < deadline:
-            time.sleep(0.05)
+        until(lambda: len(events(service.broker.state.engine, event="ended")) == 4)
         answer = world.control("POST", "/audit/who-saw?auditor=audrey", {"member": member}).json
         found = {(line["user"], line["grade"]) for line in answer["lines"]}
         assert found == {

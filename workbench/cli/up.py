@@ -27,7 +27,7 @@ from workbench.errors import WorkbenchError
 from workbench.sandbox import seats
 from workbench.settings import PROJECT, Settings, settings
 
-START_SECONDS = 60
+START_SECONDS = 180
 STOP_SECONDS = 20
 CONFIGURATION = PROJECT / "hub_config" / "jupyterhub_config.py"
 PEOPLE = PROJECT / "hub_config" / "demo_users.yaml"
