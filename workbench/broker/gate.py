@@ -10,6 +10,8 @@ The gate is access control for names and functions. It is not the wall: the work
 
 from __future__ import annotations
 
+import atexit
+import functools
 import json
 import logging
 import re
@@ -297,17 +299,13 @@ class _Parser:
         return json.loads(row[0]) if row else {"error": True}
 
 
-_parser: _Parser | None = None
-_parser_lock = threading.Lock()
+_parser = functools.cache(_Parser)
+atexit.register(_parser.cache_clear)  # else DuckDB prints, at the end of the process, what it takes for leaks
 
 
 def _engine_tree(sql: str) -> Any:
-    global _parser
-    with _parser_lock:
-        if _parser is None:
-            _parser = _Parser()
     try:
-        answer = _parser.tree(sql)
+        answer = _parser().tree(sql)
     except (duckdb.Error, RecursionError, ValueError):
         answer = {"error": True}
     if answer.get("error") or len(answer.get("statements", ())) != 1:

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +25,8 @@ from workbench.settings import Settings, settings
 
 FIRST_ROWS = 20
 """Rows of an answer in --jsonl."""
+STEP_SECONDS, STILL_SECONDS = 1.0, 10.0
+"""Between two lines of progress, where it is another step and where it is the same."""
 
 
 def _without_sandbox(_context: click.Context, _option: click.Parameter, wanted: bool) -> None:
@@ -74,7 +77,7 @@ def query(
     if sql is not None and sql != "-" and not sql.strip():
         raise click.UsageError("The SQL statement is empty.")
     address = {"grant": grant, "release": release, "as": as_, "purpose": purpose}
-    with operating(lake, quiet=as_json or jsonl is not None) as broker:
+    with operating(lake) as broker:
         if jsonl is not None:
             for line in jsonl:
                 if line.strip():
@@ -153,11 +156,15 @@ def where_is(lake: Path | None) -> Settings:
 
 
 @contextmanager
-def operating(lake: Path | None, *, quiet: bool) -> Iterator[Any]:
-    """The broker, with a bar on standard error while a slice is built."""
+def operating(lake: Path | None) -> Iterator[Any]:
+    """The broker, with progress on standard error while a slice is built: a bar on a terminal, else line by line."""
     from workbench.broker.operator import operator
 
-    console = Console(stderr=True, quiet=quiet)
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        with operator(where_is(lake), _Lines()) as broker:
+            yield broker
+        return
     bar = Progress(
         TextColumn("building the slice: {task.description}"), BarColumn(), console=console, transient=True
     )
@@ -171,3 +178,16 @@ def operating(lake: Path | None, *, quiet: bool) -> Iterator[Any]:
 
         with operator(where_is(lake), progress) as broker:
             yield broker
+
+
+class _Lines:
+    """Writes a line at the first word of a build, then one for a new step, or after a while of the same."""
+
+    def __init__(self) -> None:
+        self._step, self._at = "", -STILL_SECONDS
+
+    def __call__(self, step: str, done: float) -> None:
+        since = time.monotonic() - self._at
+        if since >= (STEP_SECONDS if step != self._step else STILL_SECONDS):
+            click.echo(f"building the slice: {step}, {done:.0%}", err=True)
+            self._step, self._at = step, time.monotonic()

@@ -96,7 +96,7 @@ Example:
 def list_(member: str | None, recipient: str | None, lake: Path | None, as_json: bool) -> None:
     """List the decisions in the order in which they were written down, and which of them count."""
     asked = {k: v for k, v in (("member", member), ("recipient", recipient)) if v}
-    with operating(lake, quiet=True) as broker:
+    with operating(lake) as broker:
         pages = _pages(broker, asked)
         if as_json:
             click.echo("[", nl=False)
@@ -130,7 +130,7 @@ def _print(page: list[dict[str, Any]]) -> None:
         for one in page
     ]
     names = ("member", "recipient", "scope", "from", "until", "revoked", "counts", "decided (UTC)", "source")
-    print_fitting(rows, names, whole=("member",), less_needed=("decided (UTC)", "source", "until", "from"))
+    print_fitting(rows, names, folded=("source",), less_needed=("decided (UTC)", "source", "until", "from"))
 
 
 def _yes(value: bool) -> str:
@@ -139,7 +139,7 @@ def _yes(value: bool) -> str:
 
 def _send(lake: Path | None, decisions: list[dict[str, Any]]) -> None:
     unknown = 0
-    with operating(lake, quiet=True) as broker:
+    with operating(lake) as broker:
         for first in range(0, len(decisions), BATCH):
             answer = broker.ask("POST", "/consents", {"decisions": decisions[first : first + BATCH]})
             unknown += int(answer["members_not_in_release"])

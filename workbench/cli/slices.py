@@ -9,9 +9,9 @@ from typing import Any
 
 import click
 from rich.console import Console
-from rich.table import Table
 
 from workbench.cli.broker import operating, where_is
+from workbench.cli.fit import print_fitting
 
 LAKE = click.option(
     "--lake", type=click.Path(path_type=Path), help="Folder of the lake [env: WORKBENCH_LAKE]."
@@ -39,7 +39,7 @@ def build(grants: tuple[str, ...], release: str | None, lake: Path | None, as_js
     from workbench.broker.budget import cost_table
 
     built = []
-    with operating(lake, quiet=as_json) as broker:
+    with operating(lake) as broker:
         for grant in grants:
             answer = broker.ask("POST", "/slices", {"grant": grant, "release": release})
             built.append(answer["slice"])
@@ -89,22 +89,23 @@ def show(id: str, lake: Path | None, as_json: bool) -> None:
         f"[bold]{found.id}[/bold] {about.get('kind', '')} · {about.get('grant', '')} · {about.get('level', '')}"
     )
     console.print(f"release {about['release']} · fitness {json.dumps(about.get('fitness', {}))}", style="dim")
-    grid = Table(show_edge=False, header_style="bold")
-    for name in ("table", "rows in", "removed", "computed anew", "rows", "columns", "dropped"):
-        grid.add_column(name, justify="left" if name in ("table", "removed") else "right")
+    numbers = ("rows in", "computed anew", "rows", "columns", "dropped")
+    rows = []
     for name, entry in about["tables"].items():
         removed = entry.get("removed") or {}
-        why = ", ".join(f"{reason} {count:,}" for reason, count in removed.items()) or "–"
-        grid.add_row(
-            name,
-            f"{entry.get('rows_in', 0):,}",
-            why,
-            f"{entry.get('recomputed', 0):,}",
-            f"{entry.get('rows', 0):,}",
-            f"{len(entry.get('columns') or ())}",
-            f"{len(entry.get('dropped') or ())}",
-        )
-    console.print(grid)
+        counts = [entry.get(count) or 0 for count in ("rows_in", "recomputed", "rows")]
+        counts += [len(entry.get(columns) or ()) for columns in ("columns", "dropped")]
+        rows.append(
+            {"table": name} | {title: f"{count:,}" for title, count in zip(numbers, counts, strict=True)}
+            | {"removed": ", ".join(f"{why} {count:,}" for why, count in removed.items()) or "–"}
+        )  # fmt: skip
+    print_fitting(
+        rows,
+        ("table", "rows in", "removed", *numbers[1:]),
+        right=numbers,
+        folded=("removed",),
+        less_needed=("computed anew", "columns"),
+    )
     if risk := about.get("equivalence_classes"):
         _show_risk(console, risk)
 
@@ -119,7 +120,7 @@ Example:
 @LAKE
 def evict(id: str, lake: Path | None) -> None:
     """Take a slice out of the lake; it is built again when somebody asks for it."""
-    with operating(lake, quiet=True) as broker:
+    with operating(lake) as broker:
         broker.ask("DELETE", f"/slices/{id}")
     click.echo(f"Evicted {id}.")
 
@@ -140,24 +141,25 @@ def _show_slices(found: list[dict[str, Any]], as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps([{"id": one["id"], **one["manifest"], "cost": one["cost"]} for one in found]))
         return
-    grid = Table(show_edge=False, header_style="bold")
     numbers = ("rows", "MB", "alone MB", "built in s", "anew s")
-    for name in ("slice", "kind", "grant", "level", "release", *numbers, "last used"):
-        grid.add_column(
-            name, justify="right" if name in numbers else "left", overflow="fold", no_wrap=name == "slice"
-        )
+    rows = []
     for one in found:
         cost, about = one["cost"], one["manifest"]
-        words = [str(about.get(name, "")) for name in ("kind", "grant", "level", "release")]
-        seen = datetime.fromtimestamp(cost["last_used"], UTC).strftime("%Y-%m-%d %H:%M")
-        grid.add_row(
-            one["id"],
-            *words,
-            f"{cost['rows']:,}",
-            f"{cost['bytes'] / 1e6:,.1f}",
-            f"{cost['own_bytes'] / 1e6:,.1f}",
-            f"{cost['build_seconds']:,.1f}",
-            f"{cost['rebuild_seconds']:,.1f}",
-            seen,
+        rows.append(
+            {name: about.get(name, "") for name in ("kind", "grant", "level", "release")}
+            | {
+                "slice": one["id"],
+                "rows": f"{cost['rows']:,}",
+                "MB": f"{cost['bytes'] / 1e6:,.1f}",
+                "alone MB": f"{cost['own_bytes'] / 1e6:,.1f}",
+                "built in s": f"{cost['build_seconds']:,.1f}",
+                "anew s": f"{cost['rebuild_seconds']:,.1f}",
+                "last used": datetime.fromtimestamp(cost["last_used"], UTC).strftime("%Y-%m-%d %H:%M"),
+            }
         )
-    Console().print(grid)
+    print_fitting(
+        rows,
+        ("slice", "kind", "grant", "level", "release", *numbers, "last used"),
+        right=numbers,
+        less_needed=("built in s", "alone MB", "release", "anew s", "kind", "last used", "level"),
+    )
