@@ -224,7 +224,7 @@ def quickest(attempt: Callable[[], float], promised: float, tries: int = 8) -> f
 
 def ask(path: Path, method: str, target: str, body: Any = None, **headers: str) -> Reply:
     """One HTTP request over a unix socket."""
-    connection = http.client.HTTPConnection("broker", timeout=60)
+    connection = http.client.HTTPConnection("broker", timeout=2 * PATIENCE)
     connection.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         connection.sock.connect(str(path))

@@ -19,7 +19,7 @@ import pytest
 import slice_world
 import tiny_release
 import yaml
-from broker_world import Reply, World, new_world
+from broker_world import PATIENCE, Reply, World, new_world
 
 from workbench.broker.service import Service
 from workbench.schema import value_sets
@@ -102,7 +102,7 @@ class Api:
     def ask(self, method: str, path: str, body: bytes | None = None, **headers: str) -> Reply:
         """One request on TCP."""
         assert self.service.channels.address is not None
-        connection = http.client.HTTPConnection(*self.service.channels.address, timeout=60)
+        connection = http.client.HTTPConnection(*self.service.channels.address, timeout=2 * PATIENCE)
         try:
             connection.request(method, path, body, headers)
             response = connection.getresponse()
@@ -113,7 +113,7 @@ class Api:
     def in_the_service(self, work: Coroutine[Any, Any, T]) -> T:
         """What a coroutine gives back that ran in the service's own loop."""
         assert self.service.channels._server is not None
-        return asyncio.run_coroutine_threadsafe(work, self.service.channels._server.get_loop()).result(60)
+        return asyncio.run_coroutine_threadsafe(work, self.service.channels._server.get_loop()).result(PATIENCE)
 
     def login(self, name: str, secret: str) -> Reply:
         """POST /oauth/token with HTTP Basic."""

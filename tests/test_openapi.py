@@ -79,7 +79,7 @@ def test_the_running_listener_keeps_to_the_document_and_tells_nothing_hidden(
     assert served.service.channels.address is not None
     host, port = served.service.channels.address
     headers = {} if case.path.startswith("/oauth") else {"Authorization": f"Bearer {care.token}"}
-    response = case.call(base_url=f"http://{host}:{port}", headers=headers, timeout=60)
+    response = case.call(base_url=f"http://{host}:{port}", headers=headers, timeout=180)
     case.validate_response(response, checks=CHECKS)
     text = response.content.decode("utf-8", "replace")
     for value in HIDDEN:

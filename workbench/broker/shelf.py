@@ -273,7 +273,9 @@ class Shelf:
     async def _keep_to_budget(self, built: str) -> None:
         if self._budget:
             entries = await asyncio.to_thread(cost_table, self._lake)
-            await self._evict(to_evict(entries, self._budget, {*self._kept(), built}), "over the disk budget")
+            for id in to_evict(entries, self._budget, {*self._kept(), built}):
+                if id not in self._kept():  # nobody has asked for it since the table was made
+                    await self._evict([id], "over the disk budget")
 
     def _kept(self) -> set[str]:
         """The slices that nobody may evict now."""
