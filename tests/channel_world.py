@@ -113,7 +113,9 @@ class Api:
     def in_the_service(self, work: Coroutine[Any, Any, T]) -> T:
         """What a coroutine gives back that ran in the service's own loop."""
         assert self.service.channels._server is not None
-        return asyncio.run_coroutine_threadsafe(work, self.service.channels._server.get_loop()).result(PATIENCE)
+        return asyncio.run_coroutine_threadsafe(work, self.service.channels._server.get_loop()).result(
+            PATIENCE
+        )
 
     def login(self, name: str, secret: str) -> Reply:
         """POST /oauth/token with HTTP Basic."""
