@@ -18,10 +18,14 @@ from hub_config.access import OPERATOR_SCOPES
 pytestmark = [pytest.mark.hub, pytest.mark.sandbox]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def ana(hub: RunningHub) -> Visitor:
     """Ana, whose Lab runs."""
-    return hub.started("ana", "demo-analyst", "operations")
+    visitor = hub.visitor("ana")
+    options = visitor.model()["servers"].get("", {}).get("user_options")
+    if options != {"grant": "demo-analyst", "purpose": "operations"}:
+        return hub.started("ana", "demo-analyst", "operations")
+    return visitor
 
 
 @pytest.fixture(scope="module")

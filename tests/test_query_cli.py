@@ -191,6 +191,7 @@ def test_the_log_is_verified_and_shown_beside_a_running_broker(
 
 
 def test_a_log_that_was_tampered_with_ends_in_exit_code_one(run: Any, world: World) -> None:
+    assert run("query", "--grant", "demo-analyst", "SELECT 1").exit_code == 0
     engine = sa.create_engine(world.where.database_url)
     with engine.begin() as connection:
         seq, user = connection.execute(sa.text("SELECT seq, user FROM audit_event LIMIT 1")).one()

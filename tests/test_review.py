@@ -236,7 +236,7 @@ def test_break_glass_every_look_by_it_and_pruning_alert() -> None:
     assert {"break-glass", "break-glass-read", "audit-pruned"} <= ALERTS
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def world() -> Iterator[World]:
     with new_world() as world:
         yield world
