@@ -44,7 +44,7 @@ def run(world: World, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
 
 def _lines(result: Result) -> list[dict[str, Any]]:
     assert result.exit_code == 0, result.output
-    return [json.loads(line) for line in result.output.splitlines()]
+    return [json.loads(line) for line in result.stdout.splitlines()]
 
 
 def _write(world: World, years_ago: float, *events: dict[str, Any]) -> None:
@@ -134,7 +134,7 @@ def test_a_pruning_says_first_what_would_go_and_then_verifies(
         done = run("prune").output
         assert "5 events older than 6 years are gone; archived as through-5.jsonl" in done
         assert with_them in done and not listed.exists()
-        whole = json.loads(run("verify", "--json").output)
+        whole = json.loads(run("verify", "--json").stdout)
         assert (whole["ok"], whole["pruned"]) == (True, 5)
         assert "(1–5 pruned), the chain is whole" in run("verify").output
         archive = old.base / "state-audit" / "archive" / "through-5.jsonl"

@@ -15,9 +15,17 @@ from collections.abc import Iterator
 
 import pytest
 from broker_world import World, new_world
+from click.testing import CliRunner
+
+from workbench.cli import program
 
 pytestmark = pytest.mark.sandbox
-PROGRAM = [sys.executable, "-c", "from workbench.cli import main; main()"]
+PROGRAM = [
+    sys.executable,
+    "-c",
+    "from workbench.broker import shelf; shelf.QUICK_BUILD_SECONDS = 0.0; from workbench.cli import main; main()",
+]
+"""No build counts as too quick to be told of."""
 GRANTS = ("demo-analyst", "plan-quality-sierra-vista", "demo-research-sh")
 ALWAYS = ["slice", "grant", "rows", "MB"]
 
@@ -128,3 +136,19 @@ def test_a_slice_is_shown_with_whole_names_of_tables(world: World, built: dict[s
     names = {line.split("│")[0].strip() for line in lines if "│" in line}
     assert {"medical_claim_line", "pharmacy_claim"} <= names
     assert all(len(line) <= 80 for line in lines if "│" in line)
+
+
+@pytest.mark.parametrize("command", [("who-saw", "90000001A"), ("review",), ("prune", "--dry-run")])
+def test_a_look_into_the_log_that_lasts_says_so_on_standard_error_alone(
+    world: World, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
+) -> None:
+    for name, value in world.environment().items():
+        monkeypatch.setenv(name, value)
+    told = {}
+    for delay in (0.0, 600.0):
+        monkeypatch.setattr("workbench.cli.progress.DELAY_SECONDS", delay)
+        done = CliRunner().invoke(program, ["audit", *command])
+        assert done.exit_code == 0 and "Reading the log" not in done.stdout, done.output
+        told[delay] = done.stderr
+    assert re.match(r"Reading the log · \d s\n", told[0.0])
+    assert told[600.0] == ""

@@ -67,10 +67,11 @@ class Auditing:
     async def queue(self, reader: str, channel: str) -> dict[str, Any]:
         """`{"items": [...], "days": [...]}`: what is to be reviewed, and the volume of each day, person and grant."""
         await self._say("audit-read", reader, channel, statement="audit review")
-        items = await asyncio.to_thread(review.queue, self._engine)
+        volume = await asyncio.to_thread(review.days, self._engine)
+        items = await asyncio.to_thread(review.queue, self._engine, volume)
         first = (datetime.now(UTC) - timedelta(days=SHOWN_DAYS)).date().isoformat()
-        days = [day for day in await asyncio.to_thread(review.days, self._engine) if day.day >= first]
-        return {"items": [item.as_json() for item in items], "days": [day.as_json() for day in days]}
+        days = [day.as_json() for day in volume if day.day >= first]
+        return {"items": [item.as_json() for item in items], "days": days}
 
     async def sign(self, reader: str, channel: str, item: str, note: str) -> dict[str, Any]:
         """Signs an item of the queue off. Raises NothingToSign, SignOffRefused, AuditUnavailable."""

@@ -104,8 +104,11 @@ class Day:
         return asdict(self)
 
 
-def queue(engine: sa.Engine) -> list[Item]:
-    """What is not signed off, in the order of `KINDS`, the newest first within each."""
+def queue(engine: sa.Engine, volume: Sequence[Day] | None = None) -> list[Item]:
+    """What is not signed off, in the order of `KINDS`, the newest first within each.
+
+    `volume` is what `days` gives, for a caller who has it.
+    """
     signed = set(_signed(engine))
     with engine.connect() as connection:
         found = [
@@ -114,9 +117,10 @@ def queue(engine: sa.Engine) -> list[Item]:
             *_denials(connection),
             *_first_uses(connection),
         ]
-    found += unusual(days(engine))
+    found += unusual(days(engine) if volume is None else volume)
     newest = sorted((item for item in found if item.id not in signed), key=lambda item: -item.last)
-    return sorted(newest, key=lambda item: list(KINDS).index(item.id[0]))
+    order = {letter: place for place, letter in enumerate(KINDS)}
+    return sorted(newest, key=lambda item: order[item.id[0]])
 
 
 def check_sign_off(items: Sequence[Item], id: str, auditor: str, note: str) -> Item:
@@ -163,17 +167,8 @@ def days(engine: sa.Engine) -> list[Day]:
     )
     with engine.connect() as connection:
         return [
-            Day(
-                r.day,
-                r.user or "",
-                r.grant or "",
-                int(r.rows),
-                int(r.answers),
-                int(r.members),
-                int(r.last),
-                r.at,
-            )
-            for r in connection.execute(query)
+            Day(day, user or "", grant or "", int(rows), int(answers), int(members), int(last), at)
+            for day, user, grant, rows, answers, members, last, at in connection.execute(query)
         ]
 
 
@@ -185,10 +180,13 @@ def unusual(found: Sequence[Day]) -> Iterator[Item]:
     for own in callers.values():
         for number, day in enumerate(own):
             past = own[max(0, number - PAST_DAYS) : number]
-            for letter, amount, before, what in (
-                ("V", day.rows, [d.rows for d in past], "rows"),
-                ("L", day.members, [d.members for d in past], "members asked for by id"),
+            for letter, amount, what in (
+                ("V", day.rows, "rows"),
+                ("L", day.members, "members asked for by id"),
             ):
+                if amount <= FLOORS[letter]:
+                    continue
+                before = [earlier.rows if letter == "V" else earlier.members for earlier in past]
                 if is_far(amount, before, FLOORS[letter]):
                     usual = statistics.median(before)
                     says = f"{amount:,} {what} on {day.day}; usual for this person under this grant: {usual:,.0f} a day."

@@ -14,11 +14,11 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from enum import IntEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import duckdb
 import sqlalchemy as sa
@@ -39,8 +39,29 @@ RUN_OF_A_REPORT = "report"
 """The channel on which a report's run asks; who reads its output reads what those answers held."""
 SHOWN_EVENTS = 20
 """Numbers of events that a line carries; the rest are counted."""
-_READ = ("seq", "at", "event", "query_id", "user", "grant", "purpose", "channel", "slice", "statement", "tables",
-         "rows", "bytes", "outcome", "code", "members", "subject", "returned")  # fmt: skip
+
+
+class _Event(NamedTuple):
+    """What is read of an event: the columns of these names."""
+
+    seq: int
+    at: str
+    event: str
+    query_id: str | None
+    user: str | None
+    grant: str | None
+    purpose: str | None
+    channel: str | None
+    slice: str | None
+    statement: str | None
+    tables: str | None
+    rows: int | None
+    bytes: int | None
+    outcome: str | None
+    code: str | None
+    members: int | None
+    subject: str | None
+    returned: str | None
 
 
 class Grade(IntEnum):
@@ -82,47 +103,52 @@ def who_saw(
     engine: sa.Engine, lake: Path, state: Path, marks: Marks, member_id: str, *, before: int | None = None
 ) -> list[Sighting]:
     """The lines on one member, the surest first, then the newest. It reads the log, the vault and the lake's lists."""
-    ids = [member_id, *_tokens(engine, state / "vault", member_id)]
-    wanted, slices = marks.wanted(ids), _Slices(lake, member_id, ids)
     lines: dict[tuple[object, ...], Sighting] = {}
-    reports: dict[str, tuple[Grade, str]] = {}
-    for event, grade, says in _reads(engine, wanted, slices, reports, before):
-        key = (grade, says, *(event[name] for name in ("user", "grant", "purpose", "channel", "slice")))
+    for event, grade, says in _sightings(engine, lake, state, marks, member_id, before):
+        key = (grade, says, event.user, event.grant, event.purpose, event.channel, event.slice)
         line = lines.get(key)
         if line is None:
             line = lines[key] = Sighting(
                 grade,
                 says,
-                user=event["user"] or "",
-                grant=event["grant"] or "",
-                purpose=event["purpose"] or "",
-                channel=event["channel"] or "",
-                slice=event["slice"] or "",
-                first=event["at"],
+                user=event.user or "",
+                grant=event.grant or "",
+                purpose=event.purpose or "",
+                channel=event.channel or "",
+                slice=event.slice or "",
+                first=event.at,
             )
-        line.last, line.times = event["at"], line.times + 1
-        line.events = [*line.events, event["seq"]][-SHOWN_EVENTS:]
+        line.last, line.times = event.at, line.times + 1
+        line.events = [*line.events, event.seq][-SHOWN_EVENTS:]
     newest = sorted(lines.values(), key=lambda line: line.last, reverse=True)
     return sorted(newest, key=lambda line: (line.grade, line.says.endswith(NO_RECORD)))
+
+
+def _sightings(
+    engine: sa.Engine, lake: Path, state: Path, marks: Marks, member_id: str, before: int | None
+) -> Iterator[tuple[_Event, Grade, str]]:
+    ids = [member_id, *_tokens(engine, state / "vault", member_id)]
+    with duckdb.connect() as con:
+        yield from _reads(engine, marks.wanted(ids), _Slices(con, lake, ids), before)
 
 
 def _reads(
     engine: sa.Engine,
     wanted: Wanted,
     slices: _Slices,
-    reports: dict[str, tuple[Grade, str]],
     before: int | None,
-) -> Iterator[tuple[Mapping[str, Any], Grade, str]]:
+) -> Iterator[tuple[_Event, Grade, str]]:
     """Each event that says something of the member, with its grade and words."""
-    running: dict[str, Mapping[str, Any]] = {}
-    for event in _events(engine, before):
-        kind, query = event["event"], event["query_id"] or ""
+    running: dict[str, _Event] = {}
+    reports: dict[str | None, tuple[Grade, str]] = {}
+    for event in _events(engine, wanted, before):
+        kind, query = event.event, event.query_id or ""
         if kind == "admitted":
             running[query] = event
             continue
         if kind == "report-viewed":
-            if event["grant"] in reports:
-                grade, _ = reports[event["grant"]]
+            if (seen := reports.get(event.grant)) is not None:
+                grade, _ = seen
                 yield (
                     event,
                     max(grade, Grade.MAY),
@@ -130,14 +156,14 @@ def _reads(
                 )
             continue
         admission = running.pop(query, None) if kind == "ended" else None
-        if admission and event["code"] == BROKER_ENDED["code"]:
+        if admission and event.code == BROKER_ENDED["code"]:
             found = _cut_short(admission, wanted, slices)
         else:
             found = _ended(event, admission, wanted, slices) if admission else _alone(event, wanted)
         if found is not None:
-            if admission and event["channel"] == RUN_OF_A_REPORT:
-                earlier = reports.get(event["grant"])
-                reports[event["grant"]] = min(filter(None, (earlier, found)))
+            if admission and event.channel == RUN_OF_A_REPORT:
+                earlier = reports.get(event.grant)
+                reports[event.grant] = min(filter(None, (earlier, found)))
             yield event, *found
     for admission in running.values():
         found = _cut_short(admission, wanted, slices)
@@ -145,11 +171,11 @@ def _reads(
             yield admission, *found
 
 
-def _alone(event: Mapping[str, Any], wanted: Wanted) -> tuple[Grade, str] | None:
+def _alone(event: _Event, wanted: Wanted) -> tuple[Grade, str] | None:
     """What an event says that is no end of a read: a refusal, a break-glass, a look into this very list."""
-    named = event["subject"] in wanted.subjects
-    if event["event"] == "refused":
-        if named or wanted.named(event["statement"] or ""):
+    named = event.subject in wanted.subjects
+    if event.event == "refused":
+        if named or wanted.named(event.statement or ""):
             return Grade.NAMED, "Asked for this member by id and was refused: nothing was shown."
         return None
     if not named:
@@ -162,18 +188,16 @@ def _alone(event: Mapping[str, Any], wanted: Wanted) -> tuple[Grade, str] | None
         "consent-given": f"Recorded a consent of this member; {NO_RECORD}",
         "consent-revoked": f"Recorded that this member revoked a consent; {NO_RECORD}",
         "policy-explained": f"An operator asked what somebody may see of this member; {NO_RECORD}",
-    }.get(event["event"], f"Event {event['event']} on this member; the log has its details.")
+    }.get(event.event, f"Event {event.event} on this member; the log has its details.")
 
 
-def _ended(
-    event: Mapping[str, Any], admission: Mapping[str, Any], wanted: Wanted, slices: _Slices
-) -> tuple[Grade, str] | None:
+def _ended(event: _Event, admission: _Event, wanted: Wanted, slices: _Slices) -> tuple[Grade, str] | None:
     """What a finished read says. The surest thing that is known of it counts."""
-    rows, said = int(event["rows"] or 0), admission["statement"] or ""
-    inside = wanted.returned(event["returned"]) if event["returned"] else False
+    rows, said = int(event.rows or 0), admission.statement or ""
+    inside = wanted.returned(event.returned) if event.returned else False
     gone = inside is None
-    if admission["subject"] is not None:
-        if admission["subject"] not in wanted.subjects:
+    if admission.subject is not None:
+        if admission.subject not in wanted.subjects:
             return None
         shown = "and got an answer" if rows else "and got no rows"
         return Grade.NAMED, f"Asked for this member by id {shown}."
@@ -182,8 +206,8 @@ def _ended(
         return Grade.NAMED, f"Wrote this member's id into a statement{shown}."
     if inside:
         return Grade.RETURNED, "Got an answer with this member in it."
-    tables = _tables(admission["tables"])
-    kept = slices.has(event["slice"])
+    tables = _tables(admission.tables)
+    kept = slices.has(event.slice)
     if kept is False or not (tables & member_tables() or said.startswith("tabulate ")):
         return None
     if kept is None:
@@ -196,29 +220,29 @@ def _ended(
             Grade.POSSIBLE,
             "Got tables counted over many members, this one among them; small cells are hidden, no member is shown.",
         )
-    return _inside_the_slice(dict(event) | {"returned": None} if gone else event, tables, rows)
+    return _inside_the_slice(event._replace(returned=None) if gone else event, tables, rows)
 
 
-def _inside_the_slice(event: Mapping[str, Any], tables: frozenset[str], rows: int) -> tuple[Grade, str]:
+def _inside_the_slice(event: _Event, tables: frozenset[str], rows: int) -> tuple[Grade, str]:
     """The member was in the slice and is not known to have been in the answer."""
-    if event["outcome"] != "answered" and event["bytes"]:
+    if event.outcome != "answered" and event.bytes:
         return (
             Grade.MAY,
             "Got the beginning of an answer that broke off: it cannot be told whose rows had left.",
         )
-    if event["channel"] == BULK and rows and MEMBER in tables:
+    if event.channel == BULK and rows and MEMBER in tables:
         return Grade.RETURNED, "Took the whole table of members of a slice with this member in it."
-    if event["channel"] == BULK and rows:
+    if event.channel == BULK and rows:
         return Grade.MAY, "Took a whole table of a slice with this member in it."
     if not rows:
         return Grade.POSSIBLE, "Asked a slice with this member in it; the answers had no rows."
-    reference = event["returned"]
+    reference = event.returned
     if reference and not reference.endswith(CAPPED):
         return (
             Grade.POSSIBLE,
             "Asked a slice with this member in it; the id stood in plain in none of these answers.",
         )
-    if event["members"] and not reference:
+    if event.members and not reference:
         return (
             Grade.MAY,
             "Got an answer whose list of members is not in the log: it cannot be told whether this one was in it.",
@@ -234,32 +258,30 @@ def _inside_the_slice(event: Mapping[str, Any], tables: frozenset[str], rows: in
     )
 
 
-def _cut_short(admission: Mapping[str, Any], wanted: Wanted, slices: _Slices) -> tuple[Grade, str] | None:
+def _cut_short(admission: _Event, wanted: Wanted, slices: _Slices) -> tuple[Grade, str] | None:
     """What a read says whose end is not in the log: it runs still, or the broker died in it."""
-    if admission["subject"] in wanted.subjects or wanted.named(admission["statement"] or ""):
+    if admission.subject in wanted.subjects or wanted.named(admission.statement or ""):
         return Grade.NAMED, "Asked for this member by id; how that ended is not in the log."
-    tables = _tables(admission["tables"])
-    if (
-        admission["subject"] is not None
-        or not tables & member_tables()
-        or slices.has(admission["slice"]) is False
-    ):
+    tables = _tables(admission.tables)
+    if admission.subject is not None or not tables & member_tables() or slices.has(admission.slice) is False:
         return None
     return Grade.MAY, "Began to read a slice with this member in it; how that ended is not in the log."
 
 
-def _events(engine: sa.Engine, before: int | None) -> Iterator[Mapping[str, Any]]:
-    kinds = ("admitted", "ended", "refused", "report-viewed")
-    columns = {c.name: c for c in readable(engine) if c.name in _READ}
-    query = sa.select(*columns.values()).where(
-        sa.or_(audit_event.c.event.in_(kinds), columns["subject"].is_not(None))
-    )
+def _events(engine: sa.Engine, wanted: Wanted, before: int | None) -> Iterator[_Event]:
+    """The events that may say something of the member, in order.
+
+    A read that asked for another member by id says nothing of this one: its statement is a fixed word.
+    """
+    there, event = {c.name: c for c in readable(engine)}, audit_event.c.event
+    reads = sa.and_(event.in_(("admitted", "ended", "report-viewed")), there["subject"].is_(None))
+    about = sa.or_(reads, event == "refused", there["subject"].in_(wanted.subjects))
+    query = sa.select(*(there[name] for name in _Event._fields)).where(about)
     if before is not None:
         query = query.where(audit_event.c.seq < before)
     with engine.connect() as connection:
         rows = connection.execution_options(yield_per=2_000).execute(query.order_by(audit_event.c.seq))
-        for row in rows:
-            yield dict(row._mapping)
+        yield from map(_Event._make, rows)
 
 
 @functools.lru_cache(10_000)
@@ -297,10 +319,13 @@ def _tokens(engine: sa.Engine, folder: Path, member_id: str) -> list[str]:
 
 
 class _Slices:
-    """Whether the member is in a slice, by the lake's list of its members, or by the slice where it has none yet."""
+    """Whether the member is in a slice, by the lake's list of its members, or by the slice where it has none yet.
 
-    def __init__(self, lake: Path, member_id: str, ids: list[str]):
-        self._lake, self._member, self._ids = lake, member_id, ids
+    The first of `ids` is the release's, the others are tokens.
+    """
+
+    def __init__(self, con: duckdb.DuckDBPyConnection, lake: Path, ids: list[str]):
+        self._con, self._lake, self._member, self._ids = con, lake, ids[0], ids
         self._known: dict[str, bool | None] = {}
 
     def has(self, slice_id: str | None) -> bool | None:
@@ -314,7 +339,7 @@ class _Slices:
     def _look(self, slice_id: str) -> bool | None:
         listed = members_file(self._lake, slice_id)
         if listed.is_file():
-            return _any_in([listed], "member_id", [self._member])
+            return self._any_in([listed], [self._member])
         try:
             cut = open_slice(self._lake, slice_id)
         except UnknownSlice:
@@ -324,10 +349,10 @@ class _Slices:
     def _in_the_slice(self, cut: Slice) -> bool | None:
         if MEMBER not in cut.manifest["tables"]:
             return None
-        return _any_in(cut.parts(MEMBER), "member_id", self._ids)
+        return self._any_in(cut.parts(MEMBER), self._ids)
 
-
-def _any_in(files: list[Path], column: str, ids: list[str]) -> bool:
-    with duckdb.connect() as con:
-        query = f"SELECT count(*) FROM read_parquet($files) WHERE {column} IN (SELECT unnest($ids))"
-        return bool(con.execute(query, {"files": [str(f) for f in files], "ids": ids}).fetchone()[0])
+    def _any_in(self, files: list[Path], ids: list[str]) -> bool:
+        wanted = ", ".join("?" * len(ids))
+        query = f"SELECT count(*) FROM read_parquet(?) WHERE member_id IN ({wanted})"
+        found = self._con.execute(query, [[str(file) for file in files], *ids]).fetchall()
+        return bool(found[0][0])

@@ -23,6 +23,7 @@ from workbench.broker.audit_verify import Finding, verify_rows
 from workbench.broker.audit_verify import verify as verify_log
 from workbench.broker.operator import operator
 from workbench.cli.plain import plain
+from workbench.cli.progress import waiting
 from workbench.errors import WorkbenchError
 from workbench.settings import settings
 
@@ -75,7 +76,8 @@ def verify(path: Path | None, as_json: bool) -> None:
         found, count, gone = verify_rows(rows, folder), len(rows), 0
     else:
         with _log() as engine:
-            found = verify_log(engine, folder)
+            with waiting("Verifying the log"):
+                found = verify_log(engine, folder)
             with engine.connect() as connection:
                 query = "SELECT count(*), min(seq) FROM audit_event"
                 count, first = connection.execute(sa.text(query)).one()
@@ -271,7 +273,7 @@ def prune(dry: bool, no_archive: bool) -> None:
 
 def _ask(method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """The broker's answer: of the one that runs, or of one for as long as the command lasts."""
-    with operator(settings()) as broker:
+    with waiting("Reading the log"), operator(settings()) as broker:
         return broker.ask(method, f"{path}?{urlencode({'operator': getpass.getuser()})}", body)
 
 

@@ -6,7 +6,6 @@ import dataclasses
 import json
 import os
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,14 +18,13 @@ from rich.table import Table
 
 from workbench import sandbox
 from workbench.cli.plain import plain
+from workbench.cli.progress import Lines
 from workbench.client.show import INSECURE
 from workbench.errors import WorkbenchError
 from workbench.settings import Settings, settings
 
 FIRST_ROWS = 20
 """Rows of an answer in --jsonl."""
-STEP_SECONDS, STILL_SECONDS = 1.0, 10.0
-"""Between two lines of progress, where it is another step and where it is the same."""
 
 
 def _without_sandbox(_context: click.Context, _option: click.Parameter, wanted: bool) -> None:
@@ -162,7 +160,7 @@ def operating(lake: Path | None) -> Iterator[Any]:
 
     console = Console(stderr=True)
     if not console.is_terminal:
-        with operator(where_is(lake), _Lines()) as broker:
+        with operator(where_is(lake), Lines()) as broker:
             yield broker
         return
     bar = Progress(
@@ -178,16 +176,3 @@ def operating(lake: Path | None) -> Iterator[Any]:
 
         with operator(where_is(lake), progress) as broker:
             yield broker
-
-
-class _Lines:
-    """Writes a line at the first word of a build, then one for a new step, or after a while of the same."""
-
-    def __init__(self) -> None:
-        self._step, self._at = "", -STILL_SECONDS
-
-    def __call__(self, step: str, done: float) -> None:
-        since = time.monotonic() - self._at
-        if since >= (STEP_SECONDS if step != self._step else STILL_SECONDS):
-            click.echo(f"building the slice: {step}, {done:.0%}", err=True)
-            self._step, self._at = step, time.monotonic()
