@@ -256,6 +256,63 @@ def test_a_worker_that_died_or_hangs_while_idle_is_replaced_before_the_next_quer
     _run(work)
 
 
+def _grown(times: int) -> str:
+    """A text of 1,000 * 8 ** times characters, in a statement that the gate admits."""
+    sql = "SELECT repeat('y', 1000) AS x"
+    for _ in range(times):
+        sql = f"SELECT concat(x, x, x, x, x, x, x, x) AS x FROM ({sql})"
+    return sql
+
+
+_TOO_LONG = f"length(concat({', '.join(['x'] * 150)}))"
+_POISON = {
+    "at once": f"SELECT {_TOO_LONG} FROM ({_grown(5)})",
+    "in the middle of the answer": f"SELECT CASE WHEN i > 264000 THEN {_TOO_LONG} ELSE i END"
+    f" FROM ({_grown(5)}), (SELECT unnest(range(266000)) AS i)",
+    "of the acceptance audit": _grown(8),
+}
+"""A text beyond the engine's 4 GB is an internal error, after which the engine refuses every statement."""
+
+
+@pytest.mark.parametrize("when", _POISON)
+def test_a_query_that_breaks_the_engine_leaves_a_sound_worker_to_the_next_one_of_the_same_user(
+    mount: Mount, when: str
+) -> None:
+    if "range" not in _POISON[when]:
+        gate.admit(_POISON[when], TABLES)
+
+    async def work(pool: Pool) -> None:
+        for _ in range(1 if "middle" in when else 2):
+            async with _lease(pool, mount) as lease:
+                with pytest.raises(QueryFailed) as caught:
+                    await _bytes(lease, _POISON[when])
+                assert caught.value.code in ("query-failed", "out-of-memory")
+                broken = lease.process
+            async with _lease(pool, mount) as again:
+                assert await _rows(again, "SELECT count(*) FROM member") == [(40,)]
+                if caught.value.code == "query-failed":
+                    assert again.process is not broken and not broken.alive
+        assert len(pool.pids()["idle"]) == 1
+
+    _run(work)
+
+
+def test_a_worker_that_met_its_own_limit_of_memory_goes_on(mount: Mount) -> None:
+    async def work(pool: Pool) -> None:
+        async with _lease(pool, mount) as lease:
+            with pytest.raises(QueryFailed) as caught:
+                await _bytes(
+                    lease, "SELECT x, x || x || x || x || x || x || x || x || x FROM (" + _grown(5) + ")"
+                )
+            assert caught.value.code == "out-of-memory"
+            known = lease.process
+        async with _lease(pool, mount) as again:
+            assert await _rows(again, "SELECT count(*) FROM member") == [(40,)]
+            assert again.process is known
+
+    _run(work)
+
+
 def _engine_of(pid: int) -> int:
     """The worker itself: the sandbox's only child, or the sandbox's first process."""
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()

@@ -105,6 +105,11 @@ _NAMES: dict[type[Exception], str] = {
 }
 """How the engine names its errors where they come through an Arrow stream, as text in an OSError."""
 
+_FATAL = re.compile(r"\s*(?:INTERNAL|FATAL) Error:")
+"""How such an error begins where it comes through an Arrow stream; the engine refuses everything after it."""
+
+_SPENT = frozenset({"query-failed", "slice-unreadable"})
+
 STATUS = {
     "out-of-memory": 422,
     "time-limit": 422,
@@ -115,9 +120,18 @@ STATUS = {
 """HTTP status of a code where it is not 400."""
 
 
+_UNKNOWN = {
+    "code": "query-failed",
+    "reason": "The engine failed on this query.",
+    "hint": "Write it in another way.",
+}
+
+
 def explain(error: BaseException) -> dict[str, str]:
     """`{"code", "reason", "hint"}` of an engine error, without its message."""
     text = str(error)
+    if _FATAL.match(text):
+        return dict(_UNKNOWN)
     if isinstance(error, _SPOKEN):
         for pattern, code, reason, hint in _PATTERNS:
             found = pattern.search(text)
@@ -130,11 +144,20 @@ def explain(error: BaseException) -> dict[str, str]:
             return {"code": code, "reason": reason, "hint": hint}
     if any(words in text for words in ("Failed to allocate", "could not allocate", "bad_alloc")):
         return explain(MemoryError())
-    return {
-        "code": "query-failed",
-        "reason": "The engine failed on this query.",
-        "hint": "Write it in another way.",
-    }
+    return dict(_UNKNOWN)
+
+
+def spends(error: BaseException) -> bool:
+    """Whether the engine's process cannot be trusted after this error: a fatal or unknown one, or no memory to be had.
+
+    The engine's own limit of memory (OutOfMemoryException) is an ordinary end of a query.
+    """
+    said = explain(error)
+    if said["code"] == "out-of-memory":
+        return not (
+            isinstance(error, duckdb.OutOfMemoryException) or "Out of Memory Error:" in str(error)[:200]
+        )
+    return said["code"] in _SPENT
 
 
 def _known(name: str) -> str:

@@ -60,22 +60,16 @@ class Lease:
                 async for piece in self.process.pieces(length):
                     yield piece
                 continue
-            payload = json.loads(await self.process.payload(length))
-            self._clean = True
-            if kind == frames.DONE:
-                self.summary = payload
-                return
-            raise failure(payload)
+            payload = self._last(kind, await self.process.payload(length))
+            self.summary = payload
+            return
 
     async def tabulate(self, spec: Mapping[str, Any]) -> dict[str, Any]:
         """The worker's answer to a tabulation."""
         self._clean = False
         await self.process.send(frames.TABULATE, dict(spec))
         kind, payload = await self.process.frame()
-        self._clean = True
-        answer = json.loads(payload)
-        if kind != frames.DONE:
-            raise failure(answer)
+        answer = self._last(kind, payload)
         self.summary = {"ms": answer["ms"], "bytes": len(payload)}
         found: dict[str, Any] = answer["answer"]
         return found
@@ -85,12 +79,23 @@ class Lease:
         self._clean = False
         await self.process.send(frames.LOOKUP, {"member": member, "column": column})
         kind, payload = await self.process.frame()
-        self._clean = True
-        answer = json.loads(payload)
-        if kind != frames.DONE:
-            raise failure(answer)
+        answer = self._last(kind, payload)
         found: str | None = answer["found"]
         return found
+
+    def _last(self, kind: bytes, payload: bytes) -> dict[str, Any]:
+        """The answer's last frame, after which the worker has nothing more to say. Raises QueryFailed.
+
+        A worker that is spent by its error is not used again.
+        """
+        said: dict[str, Any] = json.loads(payload)
+        if kind == frames.DONE:
+            self._clean = True
+            return said
+        if said.get("spent"):
+            self.process.kill()
+        self._clean = not said.get("spent")
+        raise failure(said)
 
     def close(self) -> None:
         """Gives the worker back; one that still works is told to stop, or killed."""

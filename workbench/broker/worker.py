@@ -147,16 +147,30 @@ class Worker:
         frames.send_json(self._channel, frames.DONE, {"found": found})
 
     def _fail(self, error: BaseException) -> None:
-        from workbench.broker.engine_errors import explain
+        """Answers with the error's code and words; a worker that is not sound after it says `spent`, and ends."""
+        from workbench.broker.engine_errors import explain, spends
         from workbench.errors import WorkbenchError
 
+        spent = False
         if isinstance(error, KeyboardInterrupt):
             said: dict[str, Any] = {"code": "cancelled", "reason": "The query was cancelled.", "hint": ""}
         elif isinstance(error, WorkbenchError):
             said = {**error.as_json(), "status": error.http_status}
         else:
-            said = dict(explain(error))
+            spent = spends(error) or not self._sound()
+            said = {**explain(error), "spent": spent}
         frames.send_json(self._channel, frames.ERROR, said)
+        if spent:
+            os._exit(0)
+
+    def _sound(self) -> bool:
+        """Whether the engine still runs anything at all: after a fatal error it refuses every statement."""
+        if self._connection is None:
+            return True
+        try:
+            return self._connection.execute("SELECT 1").fetchall() == [(1,)]
+        except Exception:
+            return False
 
 
 def _engine(folder: Path, order: dict[str, Any]) -> duckdb.DuckDBPyConnection:
