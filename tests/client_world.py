@@ -20,7 +20,7 @@ import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -154,9 +154,15 @@ class World:
 
     where: Settings
     service: Service
+    seats: dict[str, Seat] = field(default_factory=dict)
 
     def seat(self, grant: str) -> Seat:
-        """A binding for the demo user of a grant."""
+        """The binding of the demo user of a grant, always the same: a second one would end the first."""
+        if grant not in self.seats:
+            self.seats[grant] = self._bound(grant)
+        return self.seats[grant]
+
+    def _bound(self, grant: str) -> Seat:
         user, purpose, kind = WHO[grant]
         token = f"token-of-{grant}"
         body = {

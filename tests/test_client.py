@@ -73,6 +73,7 @@ def test_a_measure_names_plans_and_not_their_ids(ana: Session) -> None:
 
 
 def test_whoami_shows_the_whole_verdict(ana: Session) -> None:
+    ana.sql("select 1 from member limit 1").arrow()
     shown = ana.whoami()._repr_html_()
     assert ana.fitness["complete_through"] in shown
     assert "…" not in shown

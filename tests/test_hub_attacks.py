@@ -23,10 +23,10 @@ BUSY = 90.0
 """Seconds that a busy machine may add to the minute that is promised."""
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def ana(hub: RunningHub) -> Visitor:
     """Ana, whose Lab runs."""
-    return hub.started("ana", "demo-analyst", "operations")
+    return hub.working("ana", "demo-analyst", "operations")
 
 
 @pytest.fixture

@@ -312,3 +312,4 @@ def test_the_landing_page_of_a_stakeholder_opens_the_dashboard_with_one_tap_on_a
         page.goto(f"{site.hub.url}/user/pat/lab")
         assert "There is no such page" in page.inner_text("main")
         browser.close()
+    site.come("pat")[0].stop()

@@ -21,11 +21,7 @@ pytestmark = [pytest.mark.hub, pytest.mark.sandbox]
 @pytest.fixture
 def ana(hub: RunningHub) -> Visitor:
     """Ana, whose Lab runs."""
-    visitor = hub.visitor("ana")
-    options = visitor.model()["servers"].get("", {}).get("user_options")
-    if options != {"grant": "demo-analyst", "purpose": "operations"}:
-        return hub.started("ana", "demo-analyst", "operations")
-    return visitor
+    return hub.working("ana", "demo-analyst", "operations")
 
 
 @pytest.fixture(scope="module")
