@@ -421,7 +421,7 @@ def test_a_token_hash_that_is_none_is_refused(world: World, service: Service) ->
 
 
 def test_the_latest_release_is_read_once_until_another_comes_or_goes(world: World, service: Service) -> None:
-    asks = Caller("operator:local", "demo-analyst", None, "operator", operator=True)
+    asks = Caller("operator:local", "demo-analyst", None, "operator")
     broker = service.broker
     first = broker.release(asks)
     assert broker.release(asks) is first

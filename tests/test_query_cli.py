@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import pwd
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,6 +21,8 @@ from workbench.cli import COMMANDS, program
 from workbench.errors import WorkbenchError
 
 pytestmark = pytest.mark.sandbox
+
+OPERATOR = f"operator:{pwd.getpwuid(os.geteuid()).pw_name}"
 
 
 @pytest.fixture(scope="module")
@@ -126,9 +130,65 @@ def test_the_programs_exit_code_and_words_are_those_of_the_refusal(world: World)
     assert done.returncode == 1 and "tabulate" in done.stderr and "Traceback" not in done.stderr
 
 
-def test_asking_as_a_user_is_recorded_under_that_name(run: Any, world: World) -> None:
+def test_asking_as_a_user_is_recorded_with_the_user_the_purpose_and_who_really_asked(
+    run: Any, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOGNAME", "innocent.bystander")
     assert run("query", "--grant", "demo-research-sh", "--as", "rui", "--json", "SELECT 1").exit_code == 0
-    assert _log(world)[-1]["user"] == "rui" or any(event["user"] == "rui" for event in _log(world))
+    for event in [e for e in _log(world) if e["event"] in ("admitted", "ended")][-2:]:
+        assert (event["user"], event["server"], event["purpose"]) == ("rui", OPERATOR, "research")
+    assert run("query", "--grant", "demo-research-sh", "--json", "SELECT 1").exit_code == 0
+    last = next(e for e in reversed(_log(world)) if e["event"] == "admitted")
+    assert (last["user"], last["purpose"]) == (OPERATOR, "research")
+    assert "innocent.bystander" not in json.dumps(_log(world))
+
+
+def test_an_operator_who_asks_as_a_user_has_that_users_rights_only(run: Any, world: World) -> None:
+    reports_only = ["--grant", "plan-quality-sierra-vista", "--as", "ana", "SELECT 1"]
+    several = ["--grant", "mcp-care-sierra-vista", "--as", "mia", "SELECT 1"]
+    for arguments, code, says in (
+        (reports_only, "wrong-channel", "does not open the channel notebook"),
+        (several, "purpose-needed", "several purposes"),
+        (["--purpose", "research", *several], "wrong-purpose", "purpose"),
+    ):
+        done = run("query", *arguments)
+        assert isinstance(done.exception, WorkbenchError), done.output
+        assert done.exception.code == code and says in str(done.exception)
+        refused = _log(world)[-1]
+        assert (refused["event"], refused["user"], refused["server"]) == (
+            "refused",
+            arguments[arguments.index("--as") + 1],
+            OPERATOR,
+        )
+        assert refused["code"] == code
+    assert run("query", "--purpose", "treatment", *several).exit_code == 0
+    assert run("query", "--grant", "plan-quality-sierra-vista", "SELECT 1").exit_code == 0
+
+
+def test_who_saw_and_the_review_queue_name_the_operator_not_the_user_in_whose_name_she_asked(
+    run: Any, world: World
+) -> None:
+    sql = "SELECT member_id, last_name FROM member"
+    shown = run("query", "--grant", "demo-analyst", "--as", "ana", "--purpose", "operations", "--json", sql)
+    member = json.loads(shown.stdout)["data"][0][0]
+    seen = run("audit", "who-saw", member, "--json").output.splitlines()
+    lines = [line for line in map(json.loads, seen) if "As ana" in line["says"]]
+    assert [(line["user"], line["grade"]) for line in lines] == [(OPERATOR, "returned")]
+    assert not any(json.loads(line)["user"] == "ana" for line in seen)
+    queue = [json.loads(line) for line in run("audit", "review", "--json").output.splitlines()]
+    assert queue and not any(item.get("user") == "ana" for item in queue)
+    table = run("audit", "show", "--user", "ana").output
+    assert f"{OPERATOR} as ana" in " ".join(table.split())
+
+
+def test_an_old_logs_events_in_a_users_name_are_ascribed_to_an_operator_without_a_name(world: World) -> None:
+    with world.serve() as service:
+        service.broker.audit.record(
+            "refused", user="cora", channel="operator", server="command line", grant="demo-analyst", code="x"
+        )
+        items = world.control("GET", "/audit/review").json["items"]
+    mine = [item["user"] for item in items if item["kind"] == "denied" and item["id"].startswith("D")]
+    assert "operator:unnamed" in mine and "cora" not in mine
 
 
 def test_a_file_of_statements_is_answered_line_by_line_and_never_stops(

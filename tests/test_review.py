@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import pwd
 import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -264,7 +266,7 @@ def test_over_the_control_socket_every_look_and_every_sign_off_is_an_event_of_th
             ("review-signed", "audrey"),
             ("audit-read", "audrey"),
             ("audit-read", "audrey"),
-            ("audit-read", "operator:local"),
+            ("audit-read", f"operator:{pwd.getpwuid(os.geteuid()).pw_name}"),
         ]
         assert (log[2]["reason"], json.loads(log[2]["detail"])["item"]) == ("I called the clinic.", "B1")
         assert verify(engine, audit.folder) == []

@@ -9,6 +9,22 @@ import sqlalchemy as sa
 
 from workbench.broker.audit_chain import SAID, audit_event, readable
 
+OPERATOR = "operator:"
+"""Begins the names of operators."""
+UNNAMED = "operator:unnamed"
+"""An operator in a log of an earlier version, which kept only the user in whose name she asked."""
+
+
+def person() -> sa.ColumnElement[str | None]:
+    """Who really asked: the operator who asked in a user's name (`workbench query --as`), else the event's user."""
+    e = audit_event.c
+    own = e.user.startswith(OPERATOR)
+    return sa.case(
+        (sa.and_(e.channel == "operator", e.server.startswith(OPERATOR)), e.server),
+        (sa.and_(e.channel == "operator", e.server == "command line", sa.not_(own)), UNNAMED),
+        else_=e.user,
+    )
+
 
 def events(
     engine: sa.Engine,

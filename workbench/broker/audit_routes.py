@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from workbench.broker.auditing import FILTERS, CannotAsk
-from workbench.broker.http import answering, body_of, text_of
+from workbench.broker.http import answering, body_of, operator_of, text_of
 
 if TYPE_CHECKING:
     from workbench.broker.core import Broker
@@ -66,7 +66,7 @@ def control_audit_routes(broker: Broker) -> list[Route]:
         if auditor:
             await broker.require_auditor(_name(auditor), await broker.directory.groups(auditor), PAGE)
             return auditor, PAGE
-        return f"operator:{_name(request.query_params.get('operator', 'local'))}", "operator"
+        return operator_of(request), "operator"
 
     async def prune(request: Request) -> Response:
         (who, _), body = await reader(request), await body_of(request)

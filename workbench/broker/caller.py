@@ -13,8 +13,8 @@ from workbench.broker.slices import Slice
 
 Way = Literal["notebook", "app", "report", "operator", "lmr_api", "risk_api", "feed", "tabulate"]
 """How a caller comes: from a server of one of the Hub's kinds, from the machine itself, or on a channel's listener."""
-OPENS = {"notebook": "notebook", "app": "apps", "report": "reports", "operator": None}
-"""The channel that a grant must open for a way; the others are named as their channels are."""
+OPENS = {"notebook": "notebook", "app": "apps", "report": "reports", "operator": "notebook"}
+"""The channel that a grant must open for a way, an operator's in a user's name; others are named as their channels are."""
 
 NOTICE_HEADER = "X-Workbench-Notice"
 
@@ -24,7 +24,8 @@ class Caller:
     """Who asks, under which grant, for which purpose, on which channel.
 
     `groups` is None for an operator of this machine who asks in no user's name; then a grant's groups and channels
-    are not asked for, its time and level are.
+    are not asked for, its time and level are. In a user's name she has that user's rights in a notebook, and `server`
+    says who she is.
     """
 
     user: str
@@ -34,7 +35,6 @@ class Caller:
     server: str = ""
     release: str | None = None
     groups: frozenset[str] | None = None
-    operator: bool = False
 
     @classmethod
     def of(cls, binding: Binding, groups: frozenset[str]) -> Caller:
@@ -47,9 +47,14 @@ class Caller:
         )
 
     @property
+    def in_no_users_name(self) -> bool:
+        """Whether an operator asks in her own name."""
+        return self.channel == "operator" and self.groups is None
+
+    @property
     def opens(self) -> str | None:
-        """The channel that the grant must open; None for an operator."""
-        return OPENS.get(self.channel, self.channel)
+        """The channel that the grant must open; None for an operator in no user's name."""
+        return None if self.in_no_users_name else OPENS.get(self.channel, self.channel)
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import pwd
 import socket
 import struct
 from collections import Counter
@@ -134,7 +135,17 @@ class OperatorProtocol(BoundedProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Asks the kernel who is at the other end."""
         peer = transport.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
-        if struct.unpack("3i", peer)[1] not in (0, self._operator):
+        uid = struct.unpack("3i", peer)[1]
+        if uid not in (0, self._operator):
             transport.abort()
             return
+        self.app_state = {**self.app_state, "operator": _account(uid)}
         super().connection_made(transport)
+
+
+def _account(uid: int) -> str:
+    """The name of a uid's account; its number where it has none."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"uid-{uid}"

@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from workbench.broker.consent import MOST_LISTED, ConsentRefused, Decision, decision_of
-from workbench.broker.http import BadRequest, answering, body_of
+from workbench.broker.http import BadRequest, answering, body_of, operator_of
 from workbench.lake.release import UnknownRelease, open_release
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def consent_routes(broker: Broker) -> list[Route]:
         if not isinstance(said, list) or not said or len(said) > MOST_DECISIONS:
             raise ConsentRefused(f"decisions is a list of 1 to {MOST_DECISIONS:,} decisions.")
         decisions = [_decision(one) for one in said]
-        await _settle(broker, f"operator:{body.get('operator') or 'local'}", decisions)
+        await _settle(broker, operator_of(request), decisions)
         unknown = await asyncio.to_thread(_unknown, broker, {one.member_id for one in decisions})
         return JSONResponse({"decisions": len(decisions), "members_not_in_release": unknown}, 201)
 

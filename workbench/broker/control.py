@@ -5,6 +5,7 @@ The socket's folder is open to the operator's uid alone, and every peer's uid is
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 from starlette.applications import Starlette
@@ -16,7 +17,17 @@ from workbench.broker.audit_routes import control_audit_routes
 from workbench.broker.channels.listener import control_routes as client_routes
 from workbench.broker.consent_routes import consent_routes
 from workbench.broker.core import Answer, Broker, Caller
-from workbench.broker.http import ArrowEndpoint, BadRequest, answering, body_of, json_answer, spec_of, text_of
+from workbench.broker.grants import GrantRefused
+from workbench.broker.http import (
+    ArrowEndpoint,
+    BadRequest,
+    answering,
+    body_of,
+    json_answer,
+    operator_of,
+    spec_of,
+    text_of,
+)
 from workbench.broker.policy_routes import policy_routes
 from workbench.broker.public import decisions
 from workbench.broker.slice_routes import slice_routes
@@ -81,20 +92,20 @@ def control_app(service: Service) -> Starlette:
 
     async def query(request: Request) -> Answer:
         body = request.scope["body"]
-        return await broker.query(await operator(broker, body), text_of(body, "sql"))
+        return await broker.query(await operator(broker, request, body), text_of(body, "sql"))
 
     async def query_state(request: Request) -> Response:
         return JSONResponse(broker.query_state(None, request.path_params["query"]))
 
     async def tabulate(request: Request) -> Response:
         body = await body_of(request)
-        return json_answer(await broker.tabulate(await operator(broker, body), spec_of(body)))
+        return json_answer(await broker.tabulate(await operator(broker, request, body), spec_of(body)))
 
     async def whoami(request: Request) -> Response:
-        return json_answer(await broker.whoami(await operator(broker, dict(request.query_params))))
+        return json_answer(await broker.whoami(await operator(broker, request, dict(request.query_params))))
 
     async def tables(request: Request) -> Response:
-        return json_answer(await broker.tables(await operator(broker, dict(request.query_params))))
+        return json_answer(await broker.tables(await operator(broker, request, dict(request.query_params))))
 
     return Starlette(
         routes=[
@@ -119,18 +130,23 @@ def control_app(service: Service) -> Starlette:
     )
 
 
-async def operator(broker: Broker, body: dict[str, Any]) -> Caller:
-    """The operator of this machine, in a user's name where `as` says so: then that user's groups decide."""
-    name = body.get("as")
-    groups = await broker.directory.groups(str(name)) if name else None
-    user = str(name) if name else f"operator:{body.get('operator') or 'local'}"
+async def operator(broker: Broker, request: Request, body: dict[str, Any]) -> Caller:
+    """The operator of this machine, or a user in whose name `as` has her ask: then that user's rights decide.
+
+    The purpose is the one that is said, else the grant's only one. The log has the user, and the operator as server.
+    """
+    by, name, grant = operator_of(request), body.get("as"), text_of(body, "grant")
+    purpose = body.get("purpose")
+    if purpose is None:
+        with contextlib.suppress(GrantRefused):
+            purposes = broker.grants().get(grant).purposes
+            purpose = str(purposes[0]) if len(purposes) == 1 else None
     return Caller(
-        user=user,
-        grant=text_of(body, "grant"),
-        purpose=body.get("purpose"),
+        user=str(name) if name else by,
+        grant=grant,
+        purpose=purpose,
         channel="operator",
-        server="command line",
+        server=by if name else "command line",
         release=body.get("release"),
-        groups=groups,
-        operator=True,
+        groups=await broker.directory.groups(str(name)) if name else None,
     )

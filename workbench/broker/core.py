@@ -20,7 +20,7 @@ from workbench.broker.budget import budget
 from workbench.broker.caller import Answer, Caller, notice_of
 from workbench.broker.consent import Consents
 from workbench.broker.directory import AUDITORS
-from workbench.broker.grants import Channel, Decision, Grant, GrantBook, Level
+from workbench.broker.grants import Channel, Decision, Grant, GrantBook, GrantRefused, Level
 from workbench.broker.hub import Directory
 from workbench.broker.meter import Meter, without_end
 from workbench.broker.pool import Pool, PoolLimits
@@ -118,8 +118,15 @@ class Broker:
         """The caller's grant, if it is open to this caller now on that channel (or her own). Raises GrantRefused."""
         book = self.grants()
         groups = caller.groups if caller.groups is not None else book.get(caller.grant).groups
-        opened = None if caller.operator else channel or caller.opens
-        return book.require(caller.grant, groups, purpose=caller.purpose, channel=opened)
+        opened = None if caller.in_no_users_name else channel or caller.opens
+        grant = book.require(caller.grant, groups, purpose=caller.purpose, channel=opened)
+        if caller.groups is not None and caller.purpose is None:
+            raise GrantRefused(
+                f"Grant {grant.name} serves several purposes, and none was stated.",
+                hint=f"State one of: {', '.join(grant.purposes)} (--purpose).",
+                code="purpose-needed",
+            )
+        return grant
 
     def decisions(self, groups: frozenset[str]) -> tuple[list[Decision], int]:
         """One decision for each grant of these groups, closed ones too, and how many grants there are for others."""
@@ -202,7 +209,7 @@ class Broker:
     ) -> dict[str, Any]:
         """One table of the catalogue with small cells hidden, from the grant's private base. Never SQL."""
         statement = "tabulate " + " ".join(f"{name}={value}" for name, value in sorted(spec.items()))
-        channel = Channel.TABULATE if caller.channel == "notebook" else None
+        channel = Channel.TABULATE if caller.channel in ("notebook", "operator") else None
         async with self.reading(caller, statement="tabulate", channel=channel) as reading:
             check_spec(spec)
             reading.says(statement, [str(spec["table"])])

@@ -69,6 +69,11 @@ async def body_of(request: Request) -> dict[str, Any]:
     return value
 
 
+def operator_of(request: Request) -> str:
+    """`operator:NAME`, the account at the other end of the control socket, as the kernel says."""
+    return f"operator:{request.state.operator}"
+
+
 def text_of(body: dict[str, Any], name: str) -> str:
     """A text of the request. Raises BadRequest."""
     value = body.get(name)
@@ -77,7 +82,7 @@ def text_of(body: dict[str, Any], name: str) -> str:
     return value
 
 
-_ADDRESS = frozenset({"table", "params", "grant", "as", "purpose", "release", "operator"})
+_ADDRESS = frozenset({"table", "params", "grant", "as", "purpose", "release"})
 
 
 def spec_of(body: dict[str, Any]) -> dict[str, Any]:

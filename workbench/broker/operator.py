@@ -6,7 +6,6 @@ Both go through the same gate, sandboxed worker and audit.
 from __future__ import annotations
 
 import contextlib
-import getpass
 import http.client
 import json
 import socket
@@ -104,7 +103,7 @@ class Operator:
         try:
             connection.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             connection.sock.connect(str(self._control))
-            payload = json.dumps({"operator": getpass.getuser(), **body}) if body is not None else None
+            payload = json.dumps(body) if body is not None else None
             connection.request(
                 method,
                 path,

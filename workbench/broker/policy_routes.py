@@ -9,7 +9,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from workbench.broker.core import Broker
-from workbench.broker.http import answering, body_of, text_of
+from workbench.broker.http import answering, body_of, operator_of, text_of
 from workbench.broker.policy_explain import explain_member
 from workbench.lake.release import open_release
 
@@ -27,7 +27,7 @@ def policy_routes(broker: Broker) -> list[Route]:
         release = open_release(broker.settings.lake, body.get("release"))
         await broker.record(
             "policy-explained",
-            user=f"operator:{body.get('operator') or 'local'}",
+            user=operator_of(request),
             channel="operator",
             release=release.id,
             grant=only,

@@ -72,7 +72,7 @@ class Reading:
         self._asked = time.monotonic()
         self._started = time.perf_counter()
         self._said: dict[str, Any] = {**who(caller), "query_id": self.id}
-        if channel is not None and not caller.operator:
+        if channel is not None and caller.channel != "operator":
             self._said["channel"] = str(channel)
         if subject is not None:
             self._said["subject"] = broker.audit.subject(subject)

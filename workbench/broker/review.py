@@ -24,6 +24,7 @@ import sqlalchemy as sa
 
 from workbench.broker.audit_alerts import ALERTS
 from workbench.broker.audit_chain import audit_event, readable
+from workbench.broker.audit_read import OPERATOR, person
 from workbench.errors import WorkbenchError
 
 KINDS = {"B": "break-glass", "A": "alert", "D": "denied", "V": "volume", "L": "lookups", "F": "first-use"}
@@ -32,8 +33,6 @@ BREAK_GLASS = ("break-glass", "break-glass-read")
 """An access, and a look by it."""
 DENIALS = ("refused", "binding-refused", "report-refused", "audit-refused", "break-glass-refused")
 SIGNED = "review-signed"
-OPERATOR = "operator:"
-"""Begins the names of operators. All of them have one account, and each says her own name: they count as one person."""
 BROKER = "broker"
 """Who builds slices: no caller."""
 
@@ -149,11 +148,11 @@ def check_sign_off(items: Sequence[Item], id: str, auditor: str, note: str) -> I
 def days(engine: sa.Engine) -> list[Day]:
     """One row per day, person and grant with an answered read, in order of time."""
     columns = {c.name: c for c in readable(engine)}
-    day = sa.func.substr(audit_event.c.at, 1, 10).label("day")
+    day, caller = sa.func.substr(audit_event.c.at, 1, 10).label("day"), person()
     query = (
         sa.select(
             day,
-            audit_event.c.user,
+            caller.label("person"),
             audit_event.c.grant,
             sa.func.coalesce(sa.func.sum(audit_event.c.rows), 0).label("rows"),
             sa.func.count().label("answers"),
@@ -162,7 +161,7 @@ def days(engine: sa.Engine) -> list[Day]:
             sa.func.max(audit_event.c.at).label("at"),
         )
         .where(audit_event.c.event == "ended")
-        .group_by(day, audit_event.c.user, audit_event.c.grant)
+        .group_by(day, caller, audit_event.c.grant)
         .order_by(day)
     )
     with engine.connect() as connection:
@@ -253,7 +252,8 @@ def _other_alerts(connection: sa.Connection) -> Iterator[Item]:
 def _denials(connection: sa.Connection) -> Iterator[Item]:
     e = audit_event.c
     day = sa.func.substr(e.at, 1, 10)
-    same = (day, e.user, e.grant, e.code)
+    caller = person()
+    same = (day, caller, e.grant, e.code)
     reasons: dict[tuple[Any, ...], list[str]] = {}
     told = sa.select(*same, e.reason).where(e.event.in_(DENIALS), e.reason.is_not(None))
     for *key, reason in connection.execute(
@@ -263,7 +263,7 @@ def _denials(connection: sa.Connection) -> Iterator[Item]:
     query = (
         sa.select(
             day.label("day"),
-            e.user,
+            caller.label("user"),
             e.grant,
             e.code,
             sa.func.count().label("times"),
@@ -292,19 +292,23 @@ def _denials(connection: sa.Connection) -> Iterator[Item]:
 
 
 def _first_uses(connection: sa.Connection) -> Iterator[Item]:
-    e = audit_event.c
+    e, caller = audit_event.c, person()
     first = (
         sa.select(sa.func.min(e.seq).label("seq"))
         .where(e.event == "admitted", e.user != BROKER)
-        .group_by(e.user, e.grant)
+        .group_by(caller, e.grant)
         .subquery()
     )
-    query = sa.select(e.seq, e.at, e.user, e.grant, e.purpose, e.channel).join(first, e.seq == first.c.seq)
+    query = sa.select(e.seq, e.at, e.user, caller.label("person"), e.grant, e.purpose, e.channel).join(
+        first, e.seq == first.c.seq
+    )
     for row in connection.execute(query):
         purpose = (row.purpose or "no purpose").replace("_", " ")
         says = f"First read of this person under this grant, for {purpose}, on the channel {row.channel}."
+        if row.person != row.user:
+            says += f" It was asked as {row.user}."
         yield Item(
-            f"F{row.seq}", KINDS["F"], row.at, row.user or "", row.grant or "", says, 1, row.seq, row.seq
+            f"F{row.seq}", KINDS["F"], row.at, row.person or "", row.grant or "", says, 1, row.seq, row.seq
         )
 
 

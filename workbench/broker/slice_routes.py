@@ -22,7 +22,7 @@ def slice_routes(broker: Broker) -> list[Route]:
     async def build(request: Request) -> Response:
         from workbench.broker.control import operator
 
-        ready = await broker.start_build(await operator(broker, await body_of(request)))
+        ready = await broker.start_build(await operator(broker, request, await body_of(request)))
         return JSONResponse({"slice": ready.id, "manifest": ready.manifest})
 
     async def listed(request: Request) -> Response:

@@ -25,6 +25,7 @@ import sqlalchemy as sa
 
 from workbench.broker.audit_chain import audit_event, readable
 from workbench.broker.audit_marks import CAPPED, Marks, Wanted
+from workbench.broker.audit_read import person
 from workbench.broker.published_slice import Slice, UnknownSlice, members_file, open_slice
 from workbench.broker.said import BROKER_ENDED
 from workbench.broker.vault import parts
@@ -42,7 +43,7 @@ SHOWN_EVENTS = 20
 
 
 class _Event(NamedTuple):
-    """What is read of an event: the columns of these names."""
+    """What is read of an event: the columns of these names, and who really asked."""
 
     seq: int
     at: str
@@ -62,6 +63,7 @@ class _Event(NamedTuple):
     members: int | None
     subject: str | None
     returned: str | None
+    person: str | None
 
 
 class Grade(IntEnum):
@@ -80,7 +82,10 @@ class Grade(IntEnum):
 
 @dataclass
 class Sighting:
-    """All reads of one caller under one grant that say the same of the member. `says` is a sentence for people."""
+    """All reads of one caller under one grant that say the same of the member. `says` is a sentence for people.
+
+    `user` is who really asked: an operator, where she did in a user's name, whom `says` then names.
+    """
 
     grade: Grade
     says: str
@@ -105,13 +110,15 @@ def who_saw(
     """The lines on one member, the surest first, then the newest. It reads the log, the vault and the lake's lists."""
     lines: dict[tuple[object, ...], Sighting] = {}
     for event, grade, says in _sightings(engine, lake, state, marks, member_id, before):
-        key = (grade, says, event.user, event.grant, event.purpose, event.channel, event.slice)
+        if event.person != event.user:
+            says = f"As {event.user}: {says}"
+        key = (grade, says, event.person, event.grant, event.purpose, event.channel, event.slice)
         line = lines.get(key)
         if line is None:
             line = lines[key] = Sighting(
                 grade,
                 says,
-                user=event.user or "",
+                user=event.person or "",
                 grant=event.grant or "",
                 purpose=event.purpose or "",
                 channel=event.channel or "",
@@ -276,7 +283,7 @@ def _events(engine: sa.Engine, wanted: Wanted, before: int | None) -> Iterator[_
     there, event = {c.name: c for c in readable(engine)}, audit_event.c.event
     reads = sa.and_(event.in_(("admitted", "ended", "report-viewed")), there["subject"].is_(None))
     about = sa.or_(reads, event == "refused", there["subject"].in_(wanted.subjects))
-    query = sa.select(*(there[name] for name in _Event._fields)).where(about)
+    query = sa.select(*(there[name] for name in _Event._fields[:-1]), person().label("person")).where(about)
     if before is not None:
         query = query.where(audit_event.c.seq < before)
     with engine.connect() as connection:

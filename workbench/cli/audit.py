@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import json
 import sys
 from collections.abc import Iterator, Mapping
@@ -10,7 +9,6 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode
 
 import click
 import sqlalchemy as sa
@@ -19,6 +17,7 @@ from rich.table import Table
 
 from workbench.broker.audit import audit_folder, events
 from workbench.broker.audit_export import Format, export, rows_of
+from workbench.broker.audit_read import OPERATOR
 from workbench.broker.audit_verify import Finding, verify_rows
 from workbench.broker.audit_verify import verify as verify_log
 from workbench.broker.operator import operator
@@ -128,10 +127,13 @@ def show(
     grid = _grid(("seq", "at", "event", "user", "grant", "rows", "ms", "what"), right=("seq", "rows", "ms"))
     for one in found:
         what = one["reason"] or one["statement"] or one["outcome"] or ""
+        asked = one["server"] if str(one["server"]).startswith(OPERATOR) else None
         cells = (
             one["seq"],
             one["at"][:19],
-            *(one[name] for name in ("event", "user", "grant", "rows", "ms")),
+            one["event"],
+            f"{asked} as {one['user']}" if asked else one["user"],
+            *(one[name] for name in ("grant", "rows", "ms")),
         )
         grid.add_row(*map(plain, cells), plain(str(what)[:160]))
     _print(grid)
@@ -274,7 +276,7 @@ def prune(dry: bool, no_archive: bool) -> None:
 def _ask(method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """The broker's answer: of the one that runs, or of one for as long as the command lasts."""
     with waiting("Reading the log"), operator(settings()) as broker:
-        return broker.ask(method, f"{path}?{urlencode({'operator': getpass.getuser()})}", body)
+        return broker.ask(method, path, body)
 
 
 def _tell(found: list[Finding], count: int, gone: int) -> None:

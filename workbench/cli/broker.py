@@ -51,8 +51,13 @@ Examples:
 )
 @click.option("--grant", required=True, help="The grant under which to ask.")
 @click.option("--release", help="A release of the lake; the latest where this is missing.")
-@click.option("--as", "as_", metavar="USER", help="Ask as this user: the user's groups decide.")
-@click.option("--purpose", help="The purpose of use, where the grant shall be asked for it.")
+@click.option(
+    "--as",
+    "as_",
+    metavar="USER",
+    help="Ask in this user's name, with her groups and the channel notebook. The log has both names.",
+)
+@click.option("--purpose", help="The purpose of use; a grant's only one where this is missing.")
 @click.option("--lake", type=click.Path(path_type=Path), help="Folder of the lake [env: WORKBENCH_LAKE].")
 @click.option("--json", "as_json", is_flag=True, help="Print the answer as one JSON object.")
 @click.option(
