@@ -517,6 +517,30 @@ def test_a_sorted_release_stays_sorted_in_an_identified_slice_of_many_row_groups
     assert order.equals(order.sort_by([(name, "ascending") for name in order.column_names]))
 
 
+def test_a_de_identified_slice_of_many_row_groups_is_in_the_order_of_its_tokens(tmp_path: Path) -> None:
+    """A million lines, sorted as numbers by all threads, and written as text: no row group may overtake another."""
+    with duckdb.connect() as con:
+        lines = con.sql(
+            "SELECT printf('C%06d', i // 2) AS claim_id, (i % 2)::INTEGER AS line_number, "
+            "printf('%08dA', i // 40) AS member_id, DATE '2025-01-01' AS from_date FROM range(1000000) t(i)"
+        ).to_arrow_table()
+        claims = con.sql("SELECT DISTINCT claim_id, member_id, from_date FROM lines").to_arrow_table()
+        members = con.sql("SELECT DISTINCT member_id FROM lines").to_arrow_table()
+    empty = {name: table.arrow_schema.empty_table() for name, table in dictionary().items()}
+    given = {"medical_claim_line": lines, "medical_claim": claims, "member": members}
+    release = tiny_release.write(
+        tmp_path / "lake", {name: _widened(rows, empty[name]) for name, rows in given.items()}
+    )
+    state = State(f"sqlite:///{tmp_path / 's.sqlite'}", tmp_path / "state")
+    whole = grant(**{**world.LIMITED, "organisation": {"relation": "state"}})
+    parts = ensure(release, whole, Vault(state), tmp_path / "lake").parts("medical_claim_line")
+    state.close()
+    stored = pq.ParquetFile(parts[0])
+    order = stored.read().select(["member_id", "claim_id", "line_number"])
+    assert stored.metadata.num_row_groups >= 8 and order.num_rows == 1_000_000
+    assert order.equals(order.sort_by([(name, "ascending") for name in order.column_names]))
+
+
 def _widened(given: pa.Table, empty: pa.Table) -> pa.Table:
     """A table with all columns of the dictionary; those that were not given are empty."""
     return pa.concat_tables([empty, given], promote_options="permissive").cast(empty.schema)

@@ -29,8 +29,9 @@ PARQUET = "COMPRESSION zstd, COMPRESSION_LEVEL 1, PARQUET_VERSION v2"
 lengths of strings apart from their bytes, which took 8 % less time where half of the bytes are tokens."""
 
 WRITERS = 2
-"""Parts written at the same time: the phases of a COPY that one thread does alone overlap with those of another.
-Rows that are not sorted anew are copied by one thread a part: several split the row groups differently each time."""
+"""Parts of buckets written at the same time, by one thread each: several split the row groups differently each time. A
+table under tokens is written alone, by all threads: two sorts at once do not fit into a build's memory, and what is
+spilled takes longer than what is gained."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def writing(
     tables: Mapping[str, Sequence[tuple[Bucket | None, str]]],
     before: Before | None,
 ) -> Iterator[dict[str, list[Future[Account]]]]:
-    """Writes the tables' parts, `WRITERS` at a time, the largest tables first; stops what still runs when this is left.
+    """Writes the tables' parts, the largest tables first; stops what still runs when this is left.
 
     `tables` has the buckets of each table with the SQL of their rows.
     """
@@ -86,7 +87,8 @@ def writing(
     for name in tables:
         (folder / "tables" / name).mkdir()
     order = sorted(tables, key=lambda n: (-_rows(release, n, None), n))
-    pool = ThreadPoolExecutor(WRITERS, thread_name_prefix="slice", initializer=start)
+    bucketed = any(bucket is not None for parts in tables.values() for bucket, _ in parts)
+    pool = ThreadPoolExecutor(WRITERS if bucketed else 1, thread_name_prefix="slice", initializer=start)
     try:
         yield {
             name: [

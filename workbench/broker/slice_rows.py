@@ -57,11 +57,12 @@ def _with_claims(release: Release, table: Table, served: tuple[Served, ...]) -> 
     kind, claim = _claim_of(table)
     tokens = {"member_id": "p.token", claim: "k.token"}
     values = {c.name: tokens.get(c.column.name) or _value(c, release, "false") for c in served}
-    return (
+    return _in_words(
+        served,
         f"SELECT {_listed(values)} FROM {release.relation(table.name)} s "
         f"JOIN claim_key k ON k.id = s.{claim} AND k.kind = {kind} "
         "JOIN permitted p ON p.rank = k.member_rank AND p.member_id = s.member_id "
-        f"ORDER BY {', '.join(['k.member_rank', 'k.prefix', *_rest(table, served, values)])}"
+        f"ORDER BY {', '.join(['k.member_rank', 'k.prefix', *_rest(table, served, values)])}",
     )
 
 
@@ -78,10 +79,26 @@ def _with_members(release: Release, cutter: Cutter, table: Table, served: tuple[
             order.append(f"k_{c.name}.prefix")
             value = f"k_{c.name}.token"
         values[c.name] = value
-    return (
+    return _in_words(
+        served,
         f"SELECT {_listed(values)} FROM {source} WHERE {selection.fate} IS NULL "
-        f"ORDER BY {', '.join([*order, *_rest(table, served, values)])}"
+        f"ORDER BY {', '.join([*order, *_rest(table, served, values)])}",
     )
+
+
+def _in_words(served: tuple[Served, ...], rows: str) -> str:
+    """Sorted rows whose tokens are UUIDs, with their tokens as text.
+
+    Sorts hold sixteen bytes a token instead of 48. A projection keeps the order of what is sorted below it, at any
+    number of threads; a join does not.
+    """
+    words = {
+        c.name: f"replace(r.\"{c.name}\"::VARCHAR, '-', '')"
+        if c.rule.action == Action.TOKEN
+        else f'r."{c.name}"'
+        for c in served
+    }
+    return f"SELECT {_listed(words)} FROM ({rows}) r"
 
 
 def _listed(values: Mapping[str, str]) -> str:

@@ -1,6 +1,7 @@
 """The tokens of one build: which random token stands for which member, claim and note of the slice.
 
-Rows are sorted by numbers in the order of the tokens: a member's rank among them, the first half of a claim's.
+Rows are sorted by numbers in the order of the tokens: a member's rank among them, the first half of a claim's. Until
+they are written a token is its sixteen bytes (UUID), a third of what its text takes in memory.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ def make_tokens(
     """
     members = vault.cover(con, namespace, "member", "SELECT member_id FROM permitted")
     con.execute(
-        "CREATE OR REPLACE TABLE permitted AS SELECT p.*, t.token, row_number() OVER (ORDER BY t.token) AS rank "
+        "CREATE OR REPLACE TABLE permitted AS SELECT p.*, t.number AS token, "
+        "(row_number() OVER (ORDER BY t.number))::UINTEGER AS rank "
         f"FROM {members} t JOIN permitted p ON p.member_id = t.original"
     )
     if any(follows_claim(name) for name in names):
@@ -35,7 +37,7 @@ def make_tokens(
         con.execute(f"CREATE TABLE other_id AS SELECT DISTINCT id FROM ({' UNION ALL '.join(ids)}) i(id)")
         others = vault.cover(con, namespace, "claim", "SELECT id FROM other_id")
         con.execute(
-            "CREATE TABLE id_token AS SELECT t.original AS id, t.token, t.prefix "
+            "CREATE TABLE id_token AS SELECT t.original AS id, t.number AS token, t.prefix "
             f"FROM {others} t SEMI JOIN other_id o ON o.id = t.original"
         )
         con.execute("DROP TABLE other_id")
@@ -44,14 +46,16 @@ def make_tokens(
 def _claim_key(con: duckdb.DuckDBPyConnection, cutter: Cutter, vault: Vault, namespace: str) -> None:
     """Makes `claim_key`; tokens are drawn only where the vault has none, so a later build joins the vault once."""
     con.execute(
-        "CREATE TABLE claim_key AS SELECT c.kind, c.claim_id AS id, c.rank AS member_rank, t.token, t.prefix "
+        "CREATE TABLE claim_key AS "
+        "SELECT c.kind, c.claim_id AS id, c.rank AS member_rank, t.number AS token, t.prefix "
         f"FROM ({cutter.kept_claims()}) c LEFT JOIN {vault.pairs(namespace, 'claim')} t ON t.original = c.claim_id"
     )
     missing = "SELECT id FROM claim_key WHERE token IS NULL"
     if con.execute(f"{missing} LIMIT 1").fetchall():
         claims = vault.cover(con, namespace, "claim", missing)
         con.execute(
-            "CREATE OR REPLACE TABLE claim_key AS SELECT k.kind, k.id, k.member_rank, t.token, t.prefix "
+            "CREATE OR REPLACE TABLE claim_key AS "
+            "SELECT k.kind, k.id, k.member_rank, t.number AS token, t.prefix "
             f"FROM claim_key k JOIN {claims} t ON t.original = k.id"
         )
 

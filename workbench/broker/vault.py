@@ -66,7 +66,8 @@ class Vault:
         """Sees to it that every id of a query has a token, and returns the pairs as SQL for a FROM clause.
 
         `ids` is a SELECT of one VARCHAR column that `con` can answer. The relation has one row per id of the
-        namespace and kind: `original`, `token` (32 hexadecimal digits), `prefix` (its first half as a number, for sorts).
+        namespace and kind: `original`, `token` (32 hexadecimal digits), `number` (the same sixteen bytes as a UUID),
+        `prefix` (its first half as a number, for sorts).
         """
         with self._writing:
             known = self._relation(namespace, kind)
@@ -99,14 +100,20 @@ class Vault:
         with self._engine.connect() as connection:
             files = [str(self._folder / file) for file in connection.scalars(query)]
         if not files:
-            return "(SELECT NULL::VARCHAR AS original, NULL::VARCHAR AS token, NULL::UBIGINT AS prefix WHERE false)"
+            return (
+                "(SELECT NULL::VARCHAR AS original, NULL::VARCHAR AS token, NULL::UUID AS number, "
+                "NULL::UBIGINT AS prefix WHERE false)"
+            )
         if not all(Path(file).is_file() for file in files):
             raise VaultDamaged(
                 "A part of the token vault is missing: no slice with tokens can be built.",
                 hint="Restore the state folder's vault from its backup; new tokens would break the agreements' old ones.",
             )
         quoted = ", ".join("'" + file.replace("'", "''") + "'" for file in files)
-        return f"(SELECT original, lower(hex(token)) AS token, prefix FROM read_parquet([{quoted}]))"
+        return (
+            "(SELECT original, lower(hex(token)) AS token, token::UUID AS number, prefix "
+            f"FROM read_parquet([{quoted}]))"
+        )
 
     def _add(self, con: duckdb.DuckDBPyConnection, namespace: str, kind: str, missing: str) -> None:
         name = f"{uuid.uuid4().hex}.parquet"
