@@ -11,6 +11,7 @@ import pytest
 from broker_world import PATIENCE, SLOW, Bound, World, ask, new_world, until
 
 from workbench.broker import connection
+from workbench.broker.review import queue
 from workbench.broker.service import Service
 
 pytestmark = pytest.mark.sandbox
@@ -279,6 +280,28 @@ def test_a_flood_of_slow_queries_leaves_others_a_worker(service: Service, ana: B
     finally:
         for near in floods:
             near.close()
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        'SELECT count(*) FROM member WHERE last_name = "Zylberstein"',
+        "SELECT * FROM zylberstein",
+        "SELECT zylberstein(last_name) FROM member",
+        "SELECT last_name::zylberstein FROM member",
+        "SELECT zylberstein.sex FROM member",
+    ],
+)
+def test_a_name_that_only_the_caller_wrote_reaches_her_and_no_file_of_the_broker(
+    world: World, service: Service, ana: Bound, caplog: pytest.LogCaptureFixture, sql: str
+) -> None:
+    refused = ana.query(sql)
+    assert refused.status == 400 and b"ylberstein" in refused.body
+    assert world.log()[-1]["reason"]
+    assert "ylberstein" not in f"{world.log()}{queue(service.broker.state.engine)}{caplog.text}"
+    for file in world.base.rglob("*"):
+        if file.is_file():
+            assert b"ylberstein" not in file.read_bytes().lower(), file.name
 
 
 def test_json_bombs_cost_nothing(ana: Bound) -> None:

@@ -268,6 +268,66 @@ def test_a_refusal_and_the_log_never_repeat_what_may_be_a_value(
         assert SECRET not in text and "p555019999" not in text and "t900551234" not in text
 
 
+NAMELESS = [
+    'SELECT count(*) FROM member WHERE last_name = "Garcia"',
+    'SELECT count(*) FROM member m WHERE m.last_name = m."Garcia"',
+    "SELECT count(*) FROM member WHERE last_name = Garcia",
+    "SELECT garcia.sex FROM member",
+    "SELECT garcia.* FROM member AS m",
+    'SELECT "Garcia"."Garcia" FROM member AS "Garcia"',
+    "SELECT nothing FROM member AS garcia",
+    "SELECT * FROM Garcia",
+    'SELECT * FROM "Garcia"',
+    "SELECT * FROM garcia(1)",
+    "SELECT garcia(1)",
+    "SELECT 1::garcia",
+    "SELECT CAST(1 AS garcia)",
+    "WITH pg_garcia AS (SELECT 1) SELECT * FROM pg_garcia",
+    "SELECT garcia.public.upper('a')",
+    "SELECT * FROM garcia.member",
+    "SELECT sex COLLATE garcia FROM member",
+    "SELECT $garcia",
+    "SELECT @garcia",
+    "SELECT sex FROM member WINDOW garcia AS (ORDER BY sex) QUALIFY rank() OVER pg_garcia",
+    "GARCIA member",
+    "garcia",
+    "CALL garcia(1)",
+    "PRAGMA garcia",
+    "LOAD garcia",
+    "SHOW garcia",
+    "SET garcia = 1",
+    "EXPLAIN garcia",
+    "GRANT garcia TO garcia",
+    "SELECT 1 AS garcia; SELECT 2 AS garcia",
+    "SELECT 1 /* garcia */ FROM nothing -- garcia",
+]
+
+
+@pytest.mark.parametrize(
+    "sql", [*NAMELESS, *(sql.replace("Garcia", "Lee") for sql in NAMELESS if "Garcia" in sql)]
+)
+def test_what_is_recorded_of_a_refusal_has_no_name_that_only_the_caller_wrote(sql: str) -> None:
+    with pytest.raises(GateRefusal) as caught:
+        admit(sql, TABLES)
+    for text in (caught.value.recorded, caught.value.construct, redact(sql, TABLES, lambda _: "#")):
+        assert "garcia" not in text.lower() and "lee" not in text.lower(), text
+    assert caught.value.recorded
+
+
+def test_a_text_in_double_quotes_is_told_about_quotes_and_the_caller_sees_what_she_wrote() -> None:
+    with pytest.raises(GateRefusal) as caught:
+        admit('SELECT count(*) FROM member WHERE last_name = "Garcia"', TABLES)
+    assert caught.value.reason == "There is no column Garcia in member."
+    assert caught.value.recorded == "There is no such column in member."
+    assert "Texts take single quotes" in caught.value.hint
+
+
+def test_a_refused_function_of_the_engine_is_named_in_the_log() -> None:
+    with pytest.raises(GateRefusal) as caught:
+        admit("SELECT * FROM member, read_text('/x')", TABLES)
+    assert caught.value.recorded == "The table function read_text is not admitted."
+
+
 def test_the_kept_statement_has_no_literal_and_no_name_of_the_callers() -> None:
     sql = "SELECT sex AS jane_doe, 'Jane Doe' FROM member WHERE birth_date = DATE '1970-01-02' AND ssn IN ('1', '2')"
     kept = admit(sql, TABLES, mark=lambda text: f"#{len(text)}").normalised

@@ -28,6 +28,7 @@ from sqlglot.errors import SqlglotError
 from sqlglot.tokens import Token, TokenType
 
 from workbench.broker import gate_rules as rules
+from workbench.broker.gate_kept import normalise, redact
 from workbench.broker.gate_names import check_tree
 from workbench.broker.gate_refusals import GateRefusal, instead, shown
 
@@ -39,17 +40,6 @@ __all__ = ["Admitted", "GateRefusal", "admit", "redact"]
 
 _DIALECT = DuckDB()
 _BRACKETS = re.compile(r"""'[^']*'|"[^"]*"|[\[\](){}]""")
-_LITERALS = {
-    TokenType.STRING,
-    TokenType.NUMBER,
-    TokenType.HEX_STRING,
-    TokenType.BIT_STRING,
-    TokenType.BYTE_STRING,
-    TokenType.RAW_STRING,
-    TokenType.HEREDOC_STRING,
-    TokenType.UNICODE_STRING,
-    TokenType.NATIONAL_STRING,
-}
 _OPENERS = {TokenType.L_PAREN, TokenType.L_BRACKET, TokenType.L_BRACE, TokenType.CASE}
 _CLOSERS = {TokenType.R_PAREN, TokenType.R_BRACKET, TokenType.R_BRACE, TokenType.END}
 _CHAIN_BREAKERS = {TokenType.COMMA, TokenType.SELECT, TokenType.FROM, TokenType.WHERE, TokenType.SEMICOLON}
@@ -98,7 +88,8 @@ def admit(
     except (SqlglotError, RecursionError, ValueError):
         regenerated = ""
     original_tree = _engine_tree(sql)
-    use = check_tree(original_tree, tables)
+    quoted = {token.text for token in tokens if token.token_type is TokenType.IDENTIFIER}
+    use = check_tree(original_tree, tables, quoted)
     text = sql
     if regenerated:
         try:
@@ -110,19 +101,8 @@ def admit(
         sql=text,
         tables=tuple(sorted(use.tables)),
         columns=tuple(sorted(f"{table}.{column}" for table, column in use.columns)),
-        normalised=_normalise(tokens, _known_names(tables), mark or _question_mark),
+        normalised=normalise(tokens, tables, mark or _question_mark),
     )
-
-
-def redact(sql: str, tables: Mapping[str, Collection[str]], mark: Callable[[str], str]) -> str:
-    """A statement as the audit keeps it, refused ones too: only words of SQL and of the slice stay readable."""
-    if len(sql) > rules.MAX_CHARACTERS:
-        return f"{mark(sql)} [{len(sql)} characters]"
-    try:
-        tokens = _DIALECT.tokenize(sql)
-    except (SqlglotError, RecursionError, ValueError):
-        return f"{mark(sql)} [{len(sql)} characters]"
-    return _normalise(tokens, _known_names(tables), mark)
 
 
 def _tokens(sql: str) -> list[Token]:
@@ -334,62 +314,5 @@ def _shape(tree: Any) -> Any:
     return tree
 
 
-def _known_names(tables: Mapping[str, Collection[str]]) -> set[str]:
-    names = set(rules.FUNCTIONS) | set(rules.TYPES) | {name.lower() for name in tables}
-    for columns in tables.values():
-        names.update(column.lower() for column in columns)
-    return names
-
-
 def _question_mark(_: str) -> str:
     return "?"
-
-
-def _normalise(tokens: list[Token], known: set[str], mark: Callable[[str], str]) -> str:
-    """Words of SQL and of the slice as they are; literals and other names marked; long lists as one mark."""
-    parts: list[str] = []
-    run: list[str] = []
-
-    def flush() -> None:
-        if len(run) > 12:
-            parts.append(f"{mark(chr(0).join(run))}[{len(run)}]")
-        else:
-            parts.extend(", ".join(mark(text) for text in run).split(" ") if run else [])
-        run.clear()
-
-    for position, token in enumerate(tokens):
-        kind = token.token_type
-        if kind in _LITERALS:
-            run.append(token.text)
-            continue
-        if (
-            kind is TokenType.COMMA
-            and run
-            and position + 1 < len(tokens)
-            and tokens[position + 1].token_type in _LITERALS
-        ):
-            continue
-        flush()
-        if kind in (TokenType.VAR, TokenType.IDENTIFIER) and not _is_readable(token.text, known):
-            parts.append(f"name:{mark(token.text.lower())}")
-        elif kind is TokenType.IDENTIFIER or _is_readable(token.text, known) or _is_word_of_sql(token):
-            parts.append(token.text.lower())
-        else:
-            parts.append(mark(token.text))
-    flush()
-    return " ".join(parts)
-
-
-def _is_readable(name: str, known: set[str]) -> bool:
-    """A name of the slice or of SQL, or too short a word to say anything about a person."""
-    return name.lower() in known or (len(name) <= 3 and name.isalpha())
-
-
-_KEYWORDS = {word.upper() for phrase in DuckDB.Tokenizer.KEYWORDS for word in phrase.split()}
-
-
-def _is_word_of_sql(token: Token) -> bool:
-    text = token.text.upper()
-    return not any(character.isalnum() for character in text) or all(
-        word in _KEYWORDS for word in text.split()
-    )

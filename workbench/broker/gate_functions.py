@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from workbench.broker import gate_rules as rules
-from workbench.broker.gate_refusals import GateRefusal, instead, nearest, shown
+from workbench.broker.gate_refusals import GateRefusal, function_refusal, shown
 
 Tree = Mapping[str, Any]
 
@@ -16,10 +16,12 @@ def check_type(node: Tree) -> None:
     name = str(node.get("type_name") or "").lower()
     path = (node.get("qualified_name") or {}).get("path") or [name]
     if name not in rules.TYPES or len(path) != 1:
+        plain = "This type is not admitted."
         raise GateRefusal(
-            f"The type {shown(name)} is not admitted." if shown(name) else "This type is not admitted.",
+            f"The type {shown(name)} is not admitted." if shown(name) else plain,
             hint="Use VARCHAR, BIGINT, DOUBLE, DECIMAL, DATE, TIMESTAMP or BOOLEAN.",
             construct="a type",
+            recorded=plain,
         )
 
 
@@ -34,14 +36,7 @@ def check_function(node: Tree) -> None:
             construct="a qualified function",
         )
     if name != "count_star" and name not in rules.FUNCTIONS:
-        word = shown(name)
-        raise GateRefusal(
-            f"The function {word} is not admitted." if word else "This function is not admitted.",
-            hint=instead(name)
-            or nearest(name, rules.FUNCTIONS, "Did you mean {}?")
-            or "See docs/broker.md for the list.",
-            construct=word or "a function",
-        )
+        raise function_refusal(name)
     if name in rules.BOUNDED_ARGUMENTS:
         _check_bounded(name, node)
 

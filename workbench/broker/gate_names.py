@@ -15,11 +15,12 @@ from workbench.broker import gate_rules as rules
 from workbench.broker.gate_functions import Tree, check_function, check_type
 from workbench.broker.gate_refusals import (
     GateRefusal,
-    instead,
+    function_refusal,
     listed,
-    nearest,
     refusal,
     shown,
+    unknown_column,
+    unknown_source,
     unknown_table,
 )
 
@@ -76,6 +77,9 @@ class _Scope:
             scope = scope.outer
         return None
 
+    def names(self) -> set[str]:
+        return {source.name for source in self.everything() if source.name}
+
     def everything(self) -> Iterable[_Source]:
         scope: _Scope | None = self
         while scope is not None:
@@ -83,9 +87,13 @@ class _Scope:
             scope = scope.outer
 
 
-def check_tree(statement: Tree, tables: Mapping[str, Collection[str]]) -> Use:
-    """Checks one statement of the engine's tree; returns what it reads. Raises GateRefusal."""
-    walk = _Walk({name.lower(): tuple(c.lower() for c in columns) for name, columns in tables.items()})
+def check_tree(statement: Tree, tables: Mapping[str, Collection[str]], quoted: Collection[str] = ()) -> Use:
+    """Checks one statement of the engine's tree; returns what it reads. Raises GateRefusal.
+
+    `quoted` are the names in double quotes: one that is no column may be meant as a text.
+    """
+    known = {name.lower(): tuple(c.lower() for c in columns) for name, columns in tables.items()}
+    walk = _Walk(known, quoted)
     if set(statement) - {"node", "named_param_map"} or statement.get("named_param_map"):
         raise refusal("PARAMETER")
     try:
@@ -100,8 +108,9 @@ def check_tree(statement: Tree, tables: Mapping[str, Collection[str]]) -> Use:
 
 
 class _Walk:
-    def __init__(self, tables: Mapping[str, tuple[str, ...]]):
+    def __init__(self, tables: Mapping[str, tuple[str, ...]], quoted: Collection[str]):
         self.tables = tables
+        self.quoted = quoted
         self.use = Use()
 
     def query(self, node: Tree, ctes: Mapping[str, Columns], outer: _Scope | None) -> Columns:
@@ -236,10 +245,9 @@ class _Walk:
 
     def _relation_refusal(self, node: Tree) -> GateRefusal:
         function = node.get("function") or {}
-        name = shown(str(function.get("function_name") or "").lower())
-        if node.get("type") == "TABLE_FUNCTION" and name:
-            hint = instead(name) or rules.CONSTRUCTS["TABLE_FUNCTION"][1]
-            return GateRefusal(f"The table function {name} is not admitted.", hint=hint, construct=name)
+        name = str(function.get("function_name") or "").lower()
+        if node.get("type") == "TABLE_FUNCTION" and shown(name):
+            return function_refusal(name, what="table function", hint=rules.CONSTRUCTS["TABLE_FUNCTION"][1])
         return refusal(str(node.get("type")))
 
     def _expression(
@@ -296,7 +304,7 @@ class _Walk:
             raise refusal("COLUMNS")
         relation = str(node.get("relation_name") or "").lower()
         if relation and scope.source(relation) is None:
-            raise _unknown_source(relation, scope)
+            raise unknown_source(relation, scope.names())
         for entry in node.get("replace_list") or []:
             self._inside(entry.get("value"), scope, ctes)
         left_out = _left_out(node)
@@ -310,7 +318,7 @@ class _Walk:
         names = [part.lower() for part in parts]
         if len(names) > 1 and (source := scope.source(names[0])) is not None:
             if source.columns is not None and names[1] not in source.columns:
-                raise _unknown_column(parts[1], [source], self.tables)
+                raise self._unknown_column(parts[1], [source])
             if source.table:
                 self.use.columns.add((source.table, names[1]))
             return
@@ -319,9 +327,13 @@ class _Walk:
             if len(names) == 1 and (names[0] in rules.ENGINE_NAMES or self._whole_row(names[0], scope)):
                 return
             if len(names) > 1:
-                raise _unknown_source(parts[0], scope)
-            raise _unknown_column(parts[0], list(scope.everything()), self.tables)
+                raise unknown_source(parts[0], scope.names())
+            raise self._unknown_column(parts[0], scope.everything())
         self.use.columns.update((source.table, names[0]) for source in found if source.table)
+
+    def _unknown_column(self, name: str, sources: Iterable[_Source]) -> GateRefusal:
+        seen = [(source.name, source.columns) for source in sources]
+        return unknown_column(name, seen, self.tables, quoted=name in self.quoted)
 
     def _whole_row(self, name: str, scope: _Scope) -> bool:
         """A relation's name used as a value stands for the whole row."""
@@ -379,32 +391,3 @@ def _renamed(columns: Columns, aliases: Any) -> Columns:
 def _left_out(node: Tree) -> set[str]:
     names = {str(name).lower() for name in node.get("exclude_list") or []}
     return names | {str(entry["column"]).lower() for entry in node.get("qualified_exclude_list") or []}
-
-
-def _unknown_source(name: str, scope: _Scope) -> GateRefusal:
-    word = shown(name)
-    names = {source.name for source in scope.everything() if source.name}
-    return GateRefusal(
-        f"Nothing in FROM is called {word} here." if word else "Nothing in FROM has that name here.",
-        hint=f"There is: {listed(names)}.",
-        construct=f"name {word}" if word else "a name",
-        code="unknown-column",
-    )
-
-
-def _unknown_column(name: str, sources: list[_Source], tables: Mapping[str, tuple[str, ...]]) -> GateRefusal:
-    word = shown(name)
-    near: list[str] = []
-    for source in sources:
-        near.extend(source.columns or ())
-    hint = nearest(name, dict.fromkeys(near), "Did you mean {}?")
-    if not hint:
-        others = sorted(table for table, columns in tables.items() if name.lower() in columns)
-        hint = f"It is a column of {listed(others)}." if others else f"There is: {listed(set(near))}."
-    where = " and ".join(dict.fromkeys(source.name for source in sources if source.name)) or "FROM"
-    reason = f"There is no column {word} in {where}." if word else f"There is no such column in {where}."
-    if not all(shown(source.name) for source in sources if source.name):
-        reason = f"There is no column {word} here." if word else "There is no such column here."
-    return GateRefusal(
-        reason, hint=hint, construct=f"column {word}" if word else "a column", code="unknown-column"
-    )

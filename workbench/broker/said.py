@@ -73,8 +73,8 @@ def who(caller: Caller) -> dict[str, Any]:
 
 
 def why(error: WorkbenchError) -> dict[str, str]:
-    """The columns that give a refusal's reason."""
-    return {"code": error.code, "reason": error.reason}
+    """The columns that give a refusal's reason: without the names that only the caller wrote (`GateRefusal.recorded`)."""
+    return {"code": error.code, "reason": str(getattr(error, "recorded", error.reason))}
 
 
 def outcome(error: BaseException | None) -> tuple[str, dict[str, str]]:
