@@ -216,7 +216,8 @@ def test_break_glass_is_for_those_who_treat_identified_members_and_never_for_res
 
 def stands(synthetic: bool) -> Release:
     """A release of invented, or of real, people."""
-    return Release("20260131-0123456789ab", Path(), {"synthetic": synthetic})
+    known = {"fills": 0, "lines": 0}
+    return Release("20260131-0123456789ab", Path(), {"synthetic": synthetic, "unknown_drugs": known})
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,12 @@ from workbench.schema.code_lists import code_list
 
 CLAIM = {"claim_id": "c", "member_id": "m", "from_date": date(2025, 3, 10), "through_date": date(2025, 3, 12)}
 FILL = {"claim_id": "p", "member_id": "m", "fill_date": date(2025, 3, 14)}
-NDC = {"value_set": "ndc_ingredient", "code_system": "NDC", "code": "99999000999", "match": "exact"}
+NDC = "99999000999"
+MAP = pa.schema([("ndc", pa.string()), ("ingredient", pa.string())])
+
+
+def schema_of(name: str) -> pa.Schema:
+    return MAP if name == "ndc_ingredient" else dictionary()[name].arrow_schema
 
 
 def tags(**tables: list[dict[str, Any]]) -> set[tuple[str, str, str]]:
@@ -29,11 +34,11 @@ def tags(**tables: list[dict[str, Any]]) -> set[tuple[str, str, str]]:
         "procedure",
         "pharmacy_claim",
         "provider",
-        "value_set",
+        "ndc_ingredient",
         "member",
         "organisation",
     ):
-        con.register("given", pa.Table.from_pylist(tables.get(name, []), dictionary()[name].arrow_schema))
+        con.register("given", pa.Table.from_pylist(tables.get(name, []), schema_of(name)))
         con.execute(f"CREATE TABLE {name} AS FROM given")
         con.unregister("given")
     sensitive_claims(con)
@@ -82,7 +87,7 @@ HIT = [
     ("a taxonomy of an SUD facility", {"medical_claim_line": [line(rendering_taxonomy="261QM2800X")]}, "provider"),
     (
         "a drug given on a medical line",
-        {"medical_claim_line": [line(ndc=NDC["code"])], "value_set": [{**NDC, "label": "naltrexone"}]},
+        {"medical_claim_line": [line(ndc=NDC)], "ndc_ingredient": [{"ndc": NDC, "ingredient": "naltrexone"}]},
         "drug",
     ),
     (
@@ -113,8 +118,8 @@ MISS = [
     ("counselling without the SUD modifier", {"medical_claim_line": [line("H0004", modifier_1="HE")]}),
     ("MS-DRG 522 after CMS-DRG 522 had ended", {"medical_claim": [claim(ms_drg="522")]}),
     ("a revenue code that looks like a DRG", {"medical_claim_line": [line(revenue_code="0897")]}),
-    ("another drug on a medical line", {"medical_claim_line": [line(ndc=NDC["code"])],
-                                        "value_set": [{**NDC, "label": "sertraline"}]}),
+    ("another drug on a medical line", {"medical_claim_line": [line(ndc=NDC)],
+                                        "ndc_ingredient": [{"ndc": NDC, "ingredient": "sertraline"}]}),
     ("a provider that is no program", {"medical_claim": [claim(billing_npi="1")],
                                        "provider": [{"npi": "1", "part2_program": False}]}),
 ]  # fmt: skip

@@ -171,7 +171,11 @@ def test_columns_that_are_left_out_and_level_aggregate_are_told(lake: Lake) -> N
 
 
 def test_a_grant_that_the_release_would_refuse_is_told_as_blocked(lake: Lake) -> None:
-    people = Release(lake[0].id, lake[0].path, {**lake[0].manifest, "synthetic": False})
+    people = Release(
+        lake[0].id,
+        lake[0].path,
+        {**lake[0].manifest, "synthetic": False, "unknown_drugs": {"fills": 0, "lines": 0}},
+    )
     assert one(lake[0], None, grant()).blocked == ()
     assert "hiv" in one(people, None, grant()).blocked
     assert "part2" not in one(people, None, grant()).blocked

@@ -19,8 +19,9 @@ from workbench.schema.dictionary import Goes, links, unlinked
 from workbench.schema.sensitive import CATEGORIES, Category, Sourcing, can_exclude
 
 TABLES = (
-    "member organisation provider value_set medical_claim medical_claim_line diagnosis procedure pharmacy_claim"
+    "member organisation provider ndc_ingredient medical_claim medical_claim_line diagnosis procedure pharmacy_claim"
 ).split()
+MAP = pa.schema([("ndc", pa.string()), ("ingredient", pa.string())])
 DAY = date(2025, 3, 10)
 ADULT, MINOR = (
     {"member_id": "m", "birth_date": date(1980, 1, 1)},
@@ -40,7 +41,8 @@ def tags(**tables: Any) -> set[tuple[str, str, str]]:
     }
     con = duckdb.connect()
     for name in TABLES:
-        con.register("given", pa.Table.from_pylist(rows.get(name, []), dictionary()[name].arrow_schema))
+        schema = MAP if name == "ndc_ingredient" else dictionary()[name].arrow_schema
+        con.register("given", pa.Table.from_pylist(rows.get(name, []), schema))
         con.execute(f"CREATE TABLE {name} AS FROM given")
         con.unregister("given")
     sensitive_claims(con)

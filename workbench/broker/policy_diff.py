@@ -19,7 +19,7 @@ from workbench.broker.cutter import Cutter
 from workbench.broker.explained import column_fate
 from workbench.broker.grants import Grant, GrantBook, Relation
 from workbench.broker.key_release import ROW_KEY, KeyRelease, grouped, load
-from workbench.broker.law import unsourced
+from workbench.broker.law import blocked
 from workbench.deid.levels import Level, columns_for
 from workbench.lake.release import Release
 from workbench.schema import dictionary
@@ -209,9 +209,7 @@ class _Comparison:
             columns_lost=tuple(sorted(columns["old"] - columns["new"])),
             categories=_categories(old, new),
             conditions=_conditions(old, new),
-            blocked=tuple(
-                sorted({str(c) for g in new for c in unsourced(g, synthetic=self._release.synthetic)})
-            ),
+            blocked=tuple(sorted({str(c) for g in new for c in blocked(g, self._release)})),
         )
 
     def _counts(self, first: list[int], second: list[int]) -> dict[int, Count]:

@@ -15,7 +15,7 @@ from workbench.broker.cut import CUTS
 from workbench.broker.directory import FileDirectory
 from workbench.broker.explained import category_fate, column_fate, column_named, members_of, sensitive_of
 from workbench.broker.grants import Decision, Grant, GrantBook, InvalidGrants, grant_schema
-from workbench.broker.law import allowing, unsourced
+from workbench.broker.law import allowing, hides_by_drug, unsourced
 from workbench.broker.law.truth import run_tables, unreadable
 from workbench.cli.policy_data import diff, explain_member
 from workbench.days import today
@@ -53,7 +53,8 @@ def check(folder: Path | None, as_json: bool) -> None:
     """Validate every grant and truth table, and prove that every column of every table has a rule at every level.
 
     Warns of grants that must leave out a category whose code list is not sourced: they are blocked on every release
-    of real people. Where a grant's file has a fault, the grants of the others are counted, and none is used. Exit
+    of real people. Warns too where drugs tell of the category: such a grant is blocked while the ingredient of a drug
+    in the release is not known. Where a grant's file has a fault, the grants of the others are counted, and none is used. Exit
     code 1 when there is a fault.
     """
     faults: list[str] = []
@@ -199,15 +200,24 @@ def schema() -> None:
 
 
 def _unsourced(book: GrantBook) -> list[str]:
-    """A line for each file of grants that must leave out what no sourced list finds."""
+    """A line for each file of grants that must leave out what no sourced list finds, or what drugs tell of."""
     blocked: dict[str, tuple[Category, ...]] = {}
+    by_drug: dict[str, tuple[Category, ...]] = {}
     for grant in book:
         if found := unsourced(grant, synthetic=False):
             blocked[book.file_of(grant)] = found
+        if found := hides_by_drug(grant):
+            by_drug[book.file_of(grant)] = found
     return [
         f"{name}: blocked on releases of real people, because it must leave out "
         + ", ".join(f"{c} ({CATEGORIES[c].sourcing} list)" for c in categories)
         for name, categories in blocked.items()
+    ] + [
+        f"{name}: blocked on a release of real people while the ingredient of any drug in it is not known, because it "
+        "must leave out "
+        + ", ".join(categories)
+        + ". NDCs have no sourced list here: bring ndc_ingredients.csv with the sources"
+        for name, categories in by_drug.items()
     ]
 
 

@@ -23,6 +23,7 @@ from workbench.lake.canonical import make_canonical
 from workbench.lake.layouts import Layout, Progress, SourceFile, SourceRefused, layout
 from workbench.lake.layouts.stage import Stage
 from workbench.lake.release import RELEASES, Release, list_releases, open_release
+from workbench.lake.sensitive import unknown_drugs
 from workbench.lake.write import member_ranges, seal, write_set_aside, write_table
 from workbench.schema import dictionary
 
@@ -155,6 +156,7 @@ def _build(
         progress("derive member months, sensitive claims, measures", done + 2, steps)
         derive.make_derived(con, through)
         risk_cuts = derive.risk_tiers(con, stands)
+        drugs = unknown_drugs(con)
         con.execute("SET preserve_insertion_order = true")
         ranges = member_ranges(con)
         tables = {}
@@ -174,6 +176,7 @@ def _build(
         "dictionary": provenance.dictionary_version(),
         "code_lists": provenance.code_list_digests(),
         "risk_cuts": risk_cuts,
+        "unknown_drugs": drugs,
         "sources": [asdict(account) for account in accounts],
         "set_aside": [entry for entry in aside if entry],
         "tables": tables,

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import duckdb
 
 NDC_INGREDIENT = "ndc_ingredient"
-"""The value set whose label is the ingredient of an NDC."""
+"""The value set whose label is the ingredient of an NDC, and the table of what value set and sources say together."""
 
 
 def make_canonical(con: duckdb.DuckDBPyConnection) -> None:
@@ -20,6 +20,7 @@ def make_canonical(con: duckdb.DuckDBPyConnection) -> None:
     con.register("value_set_rows", value_set_rows())
     con.execute("CREATE TABLE value_set AS FROM value_set_rows")
     con.unregister("value_set_rows")
+    _ingredients(con)
     _member(con)
     _eligibility(con)
     _organisation(con)
@@ -29,6 +30,19 @@ def make_canonical(con: duckdb.DuckDBPyConnection) -> None:
     _codes(con)
     _pharmacy(con)
     con.execute(f"CREATE TABLE care_note AS SELECT {_names('care_note')} FROM stage.care_note")
+
+
+def _ingredients(con: duckdb.DuckDBPyConnection) -> None:
+    """Makes the temporary table `ndc_ingredient`: one row per NDC with all ingredients that anybody names.
+
+    What the sources name is in no table of a release, because a slice would hold the NDC of a fill that it hides.
+    """
+    con.execute(
+        f"""CREATE TEMP TABLE {NDC_INGREDIENT} AS
+        SELECT ndc, string_agg(DISTINCT ingredient, ' / ' ORDER BY ingredient) AS ingredient FROM (
+          SELECT code AS ndc, lower(label) AS ingredient FROM value_set WHERE value_set = '{NDC_INGREDIENT}'
+          UNION ALL SELECT ndc, ingredient FROM stage.ndc_ingredient) GROUP BY ndc"""
+    )
 
 
 def _names(table: str, *leave_out: str) -> str:
@@ -192,7 +206,5 @@ def _pharmacy(con: duckdb.DuckDBPyConnection) -> None:
     con.execute(
         f"""CREATE TABLE pharmacy_claim AS SELECT {_names("pharmacy_claim")} FROM (
           SELECT p.* REPLACE (lower(coalesce(p.drug_name, n.ingredient)) AS drug_name)
-          FROM stage.pharmacy_line p LEFT JOIN (
-            SELECT code AS ndc, min(label) AS ingredient FROM value_set
-            WHERE value_set = '{NDC_INGREDIENT}' GROUP BY code) n USING (ndc))"""
+          FROM stage.pharmacy_line p LEFT JOIN {NDC_INGREDIENT} n USING (ndc))"""
     )

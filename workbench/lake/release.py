@@ -47,6 +47,12 @@ class Release:
         """Whether the sources said that they are invented: then every output says so."""
         return bool(self.manifest["synthetic"])
 
+    @property
+    def unknown_drugs(self) -> tuple[int, int] | None:
+        """Fills, and medical lines with an NDC, of a drug whose ingredient nobody knows; None where nobody counted."""
+        counted = self.manifest.get("unknown_drugs")
+        return (int(counted["fills"]), int(counted["lines"])) if counted else None
+
     def parts(self, table: str) -> list[Path]:
         """The Parquet parts of a table, in order. An empty table has one part without rows.
 

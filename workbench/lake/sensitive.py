@@ -59,6 +59,19 @@ def sensitive_claims(con: duckdb.DuckDBPyConnection) -> None:
         con.execute(f"DROP TABLE {table}")
 
 
+def unknown_drugs(con: duckdb.DuckDBPyConnection) -> dict[str, int]:
+    """How many fills, and lines of medical claims that name an NDC, are of a drug whose ingredient nobody knows.
+
+    No list of ingredients finds them. A name that a source gives is not enough: it may be a brand.
+    """
+    unknown = f"NOT EXISTS (FROM {NDC_INGREDIENT} n WHERE n.ndc = c.ndc)"
+    fills, lines = con.execute(
+        f"""SELECT (SELECT count(*) FROM pharmacy_claim c WHERE {unknown}),
+          (SELECT count(*) FROM medical_claim_line c WHERE c.ndc IS NOT NULL AND {unknown})"""
+    ).fetchall()[0]
+    return {"fills": fills, "lines": lines}
+
+
 def _load_codes(con: duckdb.DuckDBPyConnection) -> None:
     """Makes `listed`: one row per category and dated code."""
     codes = [(category, code) for category in Category for code in code_list(category)]
@@ -144,8 +157,8 @@ def _medical() -> str:
         ),
         (
             "drug",
-            f"""FROM medical_claim_line l JOIN value_set v ON v.code = l.ndc AND v.value_set = '{NDC_INGREDIENT}'
-            JOIN listed k ON k.code_system = 'INGREDIENT' AND {_drug("lower(v.label)")} {_CLAIM} WHERE {_VALID}""",
+            f"""FROM medical_claim_line l JOIN {NDC_INGREDIENT} v ON v.ndc = l.ndc
+            JOIN listed k ON k.code_system = 'INGREDIENT' AND {_drug("v.ingredient")} {_CLAIM} WHERE {_VALID}""",
         ),
     ]
     found = [f"SELECT c.claim_id, k.category, '{reason}' AS reason {sql}" for reason, sql in hits]
@@ -176,10 +189,12 @@ def _drug(name: str) -> str:
 
 def _pharmacy() -> str:
     return f"""SELECT claim_id, k.category, 'drug' AS reason FROM pharmacy_claim p JOIN (
-            SELECT d.drug_name, k.category, k.valid_from, k.valid_through
-            FROM (SELECT DISTINCT drug_name FROM pharmacy_claim) d
-            JOIN listed k ON k.code_system = 'INGREDIENT' AND {_drug("lower(d.drug_name)")}) k
-          ON p.drug_name = k.drug_name AND p.fill_date BETWEEN k.valid_from AND k.valid_through
+            SELECT d.drug_name, d.ndc, k.category, k.valid_from, k.valid_through
+            FROM (SELECT DISTINCT drug_name, ndc FROM pharmacy_claim) d LEFT JOIN {NDC_INGREDIENT} v USING (ndc)
+            JOIN listed k ON k.code_system = 'INGREDIENT'
+              AND {_drug("concat_ws(' ', lower(d.drug_name), v.ingredient)")}) k
+          ON p.drug_name IS NOT DISTINCT FROM k.drug_name AND p.ndc IS NOT DISTINCT FROM k.ndc
+          AND p.fill_date BETWEEN k.valid_from AND k.valid_through
         UNION ALL SELECT claim_id, '{Category.PART2}', 'provider' FROM pharmacy_claim
           WHERE prescriber_npi IN (FROM program) OR pharmacy_npi IN (FROM program)"""
 

@@ -10,6 +10,8 @@ from types import MappingProxyType
 
 import yaml
 
+from workbench.schema.code_lists import code_list
+
 
 class Category(StrEnum):
     """A kind of claim that the law protects beyond HIPAA; the value is what `sensitive_claim.category` holds."""
@@ -68,6 +70,18 @@ def _read() -> Mapping[Category, SensitiveCategory]:
 
 CATEGORIES: Mapping[Category, SensitiveCategory] = _read()
 """Every category with what is known of it, in the order of `Category`."""
+
+
+def _by_drug() -> frozenset[Category]:
+    found = {c for c in Category if any(code.code_system == "INGREDIENT" for code in code_list(c))}
+    derived = {
+        c for c in Category for code in code_list(c) if code.code_system == "CATEGORY" and code.code in found
+    }
+    return frozenset(found | derived)
+
+
+BY_DRUG = _by_drug()
+"""The categories that some claims are of by the ingredient of a drug alone, or by such a category."""
 
 
 def can_exclude(category: Category, *, synthetic: bool) -> bool:

@@ -4,7 +4,14 @@ Nobody with a licence to practise law has read these tables: every row says that
 """
 
 from workbench.broker.law.notice import NOTICE_2_32, NOTICE_NAME
-from workbench.broker.law.sourcing import UnsourcedCategory, refuse_unsourced, unsourced
+from workbench.broker.law.sourcing import (
+    UnknownDrugs,
+    UnsourcedCategory,
+    blocked,
+    hides_by_drug,
+    refuse_unsourced,
+    unsourced,
+)
 from workbench.broker.law.tables import LAWS, Law, Row, allowing, laws, refusing, silent
 
 __all__ = [
@@ -13,8 +20,11 @@ __all__ = [
     "NOTICE_NAME",
     "Law",
     "Row",
+    "UnknownDrugs",
     "UnsourcedCategory",
     "allowing",
+    "blocked",
+    "hides_by_drug",
     "laws",
     "refuse_unsourced",
     "refusing",

@@ -6,6 +6,7 @@ organisations.csv   organisation_id,name,kind,county_code
 providers.csv       npi,name,taxonomy,county_code,part2_program
 panel.csv           member_id,organisation_id,relation,start_date,end_date
 care_notes.csv      note_id,member_id,note_date,author_role,claim_id,text
+ndc_ingredients.csv ndc,ingredient (workbench.lake.layouts.ndc)
 sources.json        {"synthetic": true, …}
 """
 
@@ -19,6 +20,8 @@ from typing import TYPE_CHECKING, Any
 from workbench.lake.layouts import SourceFile, SourceRefused
 from workbench.lake.layouts.apcd import read_apcd, read_envelope
 from workbench.lake.layouts.files import csv_records, line_records, load_csv, source_file
+from workbench.lake.layouts.ndc import NAME as NDC_MAP
+from workbench.lake.layouts.ndc import read_ndc_map
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -56,7 +59,7 @@ class Native:
                 "The source folder has no eligibility file (ME_*.txt).",
                 hint="Name the folder that holds the ME, MC, PC and PV files, or choose another --layout.",
             )
-        small = [folder / name for name in CSV_FILES if (folder / name).is_file()]
+        small = [folder / name for name in (*CSV_FILES, NDC_MAP) if (folder / name).is_file()]
         return found + [source_file(folder, path, path.stem) for path in small]
 
     def origin(self, folder: Path) -> dict[str, Any]:
@@ -74,6 +77,8 @@ class Native:
     def read(self, file: SourceFile, number: int, stage: Stage) -> None:
         if file.kind in APCD_KINDS:
             read_apcd(file, number, stage)
+        elif file.path.name == NDC_MAP:
+            read_ndc_map(file, number, stage)
         else:
             load_csv(file, number, stage, "small", CSV_FILES[file.path.name])
             _SMALL[file.path.name](stage)

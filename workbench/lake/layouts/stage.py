@@ -39,6 +39,7 @@ STAGE: Mapping[str, Mapping[str, str]] = {
         "procedures": PROCEDURES,
     },
     "pharmacy_line": {**ROW, "line_number": "INTEGER", **_columns("pharmacy_claim")},
+    "ndc_ingredient": {**ROW, "ndc": "VARCHAR", "ingredient": "VARCHAR"},
 }
 """Stage tables: column -> DuckDB type. Columns that are not named below are those of the data dictionary.
 
@@ -51,6 +52,7 @@ medical_line   one row per claim line with its header repeated. `claim_status` i
                A row that also tells something about the member: stage.member with source_row NULL, because a row
                is accounted for once (eligibility rows are the exception: they feed both with their row number).
 pharmacy_line  one row per dispensing line; `drug_name` is filled by NDC later where NULL
+ndc_ingredient one row per NDC that the sources name the ingredient of (workbench.lake.layouts.ndc)
 """
 
 _MACROS = """

@@ -22,6 +22,8 @@ from workbench.lake.layouts import SourceFile, SourceRefused
 from workbench.lake.layouts.files import csv_header, csv_records, load_csv, source_file
 from workbench.lake.layouts.judge import JUDGED, LOADED, code_list, judge, mapped, procedure_list, unreadable
 from workbench.lake.layouts.native import Native
+from workbench.lake.layouts.ndc import NAME as NDC_MAP
+from workbench.lake.layouts.ndc import read_ndc_map
 from workbench.lake.layouts.us_states import BY_NAME
 
 if TYPE_CHECKING:
@@ -81,6 +83,7 @@ class Tuva:
                 hint="A Tuva input layer has eligibility.csv, medical_claim.csv and pharmacy_claim.csv.",
             )
         paths = [(name, folder / f"{name}.csv") for name in FILES]
+        paths.append(("ndc_ingredients", folder / NDC_MAP))
         return [source_file(folder, path, name) for name, path in paths if path.is_file()]
 
     def origin(self, folder: Path) -> dict[str, Any]:
@@ -88,6 +91,9 @@ class Tuva:
         return Native().origin(folder)
 
     def read(self, file: SourceFile, number: int, stage: Stage) -> None:
+        if file.path.name == NDC_MAP:
+            read_ndc_map(file, number, stage)
+            return
         load_csv(file, number, stage, LOADED, FILES[file.kind])
         try:
             {"eligibility": _eligibility, "medical_claim": _medical, "pharmacy_claim": _pharmacy}[file.kind](
