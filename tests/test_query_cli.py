@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import pwd
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +19,10 @@ from broker_world import World, new_world, until
 from click.testing import CliRunner, Result
 
 from workbench.broker.audit import events
+from workbench.broker.operator import BrokerSilent
 from workbench.cli import COMMANDS, program
 from workbench.errors import WorkbenchError
+from workbench.reports.control import Control
 
 pytestmark = pytest.mark.sandbox
 
@@ -189,6 +193,57 @@ def test_an_old_logs_events_in_a_users_name_are_ascribed_to_an_operator_without_
         items = world.control("GET", "/audit/review").json["items"]
     mine = [item["user"] for item in items if item["kind"] == "denied" and item["id"].startswith("D")]
     assert "operator:unnamed" in mine and "cora" not in mine
+
+
+@contextmanager
+def _a_hub_runs(world: World) -> Iterator[None]:
+    """As while `workbench up` lives, whatever its broker does."""
+    world.where.state.mkdir(exist_ok=True)
+    with world.where.up_lock.open("a+") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+
+
+def _command(world: World, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [str(Path(sys.executable).with_name("workbench")), *arguments],
+        env={"PATH": "/usr/bin:/bin", **world.environment()},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_a_command_waits_for_the_hubs_broker_while_that_starts_and_does_not_take_its_place(
+    world: World,
+) -> None:
+    with _a_hub_runs(world):
+        command = _command(world, "query", "--grant", "demo-analyst", "--json", "SELECT 7 AS a")
+        assert command.stderr is not None
+        assert command.stderr.readline().startswith("waiting for the Hub's broker, ")
+        assert command.poll() is None and not world.answers()
+        with world.serve():
+            said, _ = command.communicate(timeout=90)
+    assert command.returncode == 0 and json.loads(said)["data"] == [[7]]
+
+
+def test_a_command_that_waits_for_a_hub_that_ends_goes_its_own_way(world: World) -> None:
+    with _a_hub_runs(world):
+        command = _command(world, "query", "--grant", "demo-analyst", "--json", "SELECT 7 AS a")
+        assert command.stderr is not None and command.stderr.readline()
+    said, _ = command.communicate(timeout=90)
+    assert command.returncode == 0 and json.loads(said)["data"] == [[7]]
+
+
+def test_a_hubs_broker_that_never_answers_is_told_of(
+    run: Any, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workbench.broker.operator.HUBS_BROKER_SECONDS", 0.5)
+    with _a_hub_runs(world):
+        done = run("query", "--grant", "demo-analyst", "SELECT 1")
+        with pytest.raises(BrokerSilent), Control(world.where).running():
+            pass
+    assert isinstance(done.exception, BrokerSilent) and "Hub" in done.exception.hint
 
 
 def test_a_file_of_statements_is_answered_line_by_line_and_never_stops(

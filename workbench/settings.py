@@ -34,6 +34,11 @@ class Settings:
     api_tls_key: str = ""
     """WORKBENCH_API_TLS_KEY: the certificate's key (PEM), where it is not in the same file."""
 
+    @property
+    def up_lock(self) -> Path:
+        """The file that `workbench up` locks for as long as it runs."""
+        return self.state / "up.lock"
+
 
 def settings() -> Settings:
     """The settings as the environment has them now."""

@@ -6,6 +6,7 @@ Both go through the same gate, sandboxed worker and audit.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import http.client
 import json
 import socket
@@ -24,6 +25,8 @@ from workbench.errors import WorkbenchError
 from workbench.settings import Settings
 
 Progress = Callable[[str, float], None]
+HUBS_BROKER_SECONDS = 180.0
+"""How long a command waits for the broker of a Hub that starts, or starts it again: as long as `workbench up` waits."""
 
 
 class BrokerSilent(WorkbenchError):
@@ -88,7 +91,9 @@ class Operator:
             said = json.loads(response.read() or b"{}")
             if said.get("code") == "slice-building":
                 if self._progress is not None:
-                    self._progress(str(said["progress"]["step"]), float(said["progress"]["done"]))
+                    self._progress(
+                        f"building the slice: {said['progress']['step']}", float(said["progress"]["done"])
+                    )
                 time.sleep(0.2)
                 continue
             raise Refused(
@@ -129,15 +134,48 @@ class Operator:
 
 @contextlib.contextmanager
 def operator(where: Settings, progress: Progress | None = None) -> Iterator[Operator]:
-    """The broker that runs on this state, or one of its own for the block. Raises StateLocked, SandboxUnavailable."""
+    """The broker that runs on this state, or one of its own for the block.
+
+    Where a Hub runs the broker is the Hub's, waited for while it starts: one of the command's own would hold the state,
+    and users would find nobody. Raises BrokerSilent, StateLocked, SandboxUnavailable.
+    """
     control = where.run / "control" / "control.sock"
-    if _answers(control):
+    if hubs_broker(where, progress) or _answers(control):
         yield Operator(control, progress)
         return
     from workbench.broker.service import running
 
     with running(where):
         yield Operator(control, progress)
+
+
+def hubs_broker(where: Settings, progress: Progress | None = None) -> bool:
+    """Whether a Hub runs on this state; then its broker answers by now. Raises BrokerSilent where it does not start."""
+    began = time.monotonic()
+    while _hub_runs(where):
+        if _answers(where.run / "control" / "control.sock"):
+            return True
+        waited = (time.monotonic() - began) / HUBS_BROKER_SECONDS
+        if waited > 1:
+            raise BrokerSilent(
+                "The Hub runs, and its broker does not answer.",
+                hint="Look at the Hub's log, or stop `workbench up` and try again.",
+            )
+        if progress is not None:
+            progress("waiting for the Hub's broker", waited)
+        time.sleep(0.2)
+    return False
+
+
+def _hub_runs(where: Settings) -> bool:
+    try:
+        with where.up_lock.open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def _answers(control: Path) -> bool:

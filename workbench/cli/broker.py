@@ -160,7 +160,7 @@ def where_is(lake: Path | None) -> Settings:
 
 @contextmanager
 def operating(lake: Path | None) -> Iterator[Any]:
-    """The broker, with progress on standard error while a slice is built: a bar on a terminal, else line by line."""
+    """The broker, with progress on standard error while it starts or builds a slice: a bar on a terminal, else line by line."""
     from workbench.broker.operator import operator
 
     console = Console(stderr=True)
@@ -168,9 +168,7 @@ def operating(lake: Path | None) -> Iterator[Any]:
         with operator(where_is(lake), Lines()) as broker:
             yield broker
         return
-    bar = Progress(
-        TextColumn("building the slice: {task.description}"), BarColumn(), console=console, transient=True
-    )
+    bar = Progress(TextColumn("{task.description}"), BarColumn(), console=console, transient=True)
     with bar:
         tasks: list[Any] = []
 

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from workbench.broker.operator import operator
+from workbench.cli.progress import Lines
 from workbench.settings import settings
 
 WIDE = 140
@@ -37,7 +38,7 @@ Examples:
 def add(name: str, grant: str, purpose: str, days: int, as_json: bool) -> None:
     """Register the client NAME and print its secret, this once."""
     body = {"name": name, "grant": grant, "purpose": purpose, "days": days}
-    with operator(settings()) as broker:
+    with operator(settings(), Lines()) as broker:
         made = broker.ask("POST", "/clients", body)
     if as_json:
         click.echo(json.dumps(made))
@@ -60,7 +61,7 @@ Example:
 @click.option("--json", "as_json", is_flag=True, help="Print the clients as JSON.")
 def list_(as_json: bool) -> None:
     """List every client that there ever was."""
-    with operator(settings()) as broker:
+    with operator(settings(), Lines()) as broker:
         found: list[dict[str, Any]] = broker.ask("GET", "/clients")["clients"]
     if as_json:
         click.echo(json.dumps(found))
@@ -84,6 +85,6 @@ Example:
 @click.argument("name")
 def revoke(name: str) -> None:
     """End the client NAME and its tokens, at once and for good."""
-    with operator(settings()) as broker:
+    with operator(settings(), Lines()) as broker:
         broker.ask("DELETE", f"/clients/{name}")
     click.echo(f"{name} is revoked.")

@@ -95,12 +95,13 @@ def run(
     """The rates of measure NAME under a grant, through gate, worker and audit, with their verdict."""
     from workbench.broker.operator import operator
     from workbench.cli.measures_run import from_rows, from_tables
+    from workbench.cli.progress import Lines
     from workbench.lib.measures import measure
     from workbench.settings import settings
 
     chosen = measure(name)
     where = settings() if lake is None else dataclasses.replace(settings(), lake=lake)
-    with operator(where) as broker:
+    with operator(where, Lines()) as broker:
         built = broker.ask("POST", "/slices", {"grant": grant, "release": release})
         manifest = built["manifest"]
         address = {"grant": grant, "release": release}

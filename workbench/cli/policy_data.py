@@ -11,6 +11,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
+from workbench.cli.progress import Lines
 from workbench.settings import settings
 
 FEW = 12
@@ -104,7 +105,7 @@ def explain_member(user: str, member: str, *, grant: str | None, release: str | 
     """Asks the broker what USER sees of a member, and prints it. The question stands in the audit log."""
     from workbench.broker.operator import operator
 
-    with operator(settings()) as broker:
+    with operator(settings(), Lines()) as broker:
         found = broker.ask(
             "POST", "/explanations", {"user": user, "member": member, "grant": grant, "release": release}
         )

@@ -17,7 +17,7 @@ STEP_SECONDS, STILL_SECONDS = 1.0, 10.0
 
 
 class Lines:
-    """Writes a line at the first word of a build, then one for a new step, or after a while of the same."""
+    """Writes a line at the first word of what is waited for, then one for a new step, or after a while of the same."""
 
     def __init__(self) -> None:
         self._step, self._at = "", -STILL_SECONDS
@@ -25,7 +25,7 @@ class Lines:
     def __call__(self, step: str, done: float) -> None:
         since = time.monotonic() - self._at
         if since >= (STEP_SECONDS if step != self._step else STILL_SECONDS):
-            click.echo(f"building the slice: {step}, {done:.0%}", err=True)
+            click.echo(f"{step}, {done:.0%}", err=True)
             self._step, self._at = step, time.monotonic()
 
 

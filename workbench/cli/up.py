@@ -111,7 +111,7 @@ def _only_one(here: Settings) -> Iterator[None]:
     """Holds the lock of this state folder's workbench."""
     try:
         here.state.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = (here.state / "up.lock").open("a+")
+        lock = here.up_lock.open("a+")
     except OSError:
         raise CannotStart(
             "The state folder cannot be written.", hint="Set WORKBENCH_STATE to a folder of yours."

@@ -73,14 +73,18 @@ class Control:
     def running(self) -> Iterator[None]:
         """Uses the broker that runs, or one of this process for as long as the block lasts.
 
-        A service of the Hub waits for the Hub's broker and never makes one: that would hold the state and serve the
-        control socket in its place. Raises BrokerDown, StateLocked or SandboxUnavailable where there can be none.
+        Where a Hub runs, its broker is waited for and none made: that would hold the state and serve the control
+        socket in its place. Raises BrokerDown, BrokerSilent, StateLocked or SandboxUnavailable where there can be none.
         """
         if self.answers() or self._hubs_answers():
             yield
             return
+        from workbench.broker.operator import hubs_broker
         from workbench.broker.service import running
 
+        if hubs_broker(self._settings):
+            yield
+            return
         with running(self._settings):
             yield
 
