@@ -30,7 +30,7 @@ from sqlglot.tokens import Token, TokenType
 from workbench.broker import gate_rules as rules
 from workbench.broker.gate_kept import normalise, redact
 from workbench.broker.gate_names import check_tree
-from workbench.broker.gate_refusals import GateRefusal, instead, shown
+from workbench.broker.gate_refusals import GateRefusal, function_refusal, instead, shown
 
 logging.getLogger("sqlglot").addFilter(lambda _: False)
 # It would print the statement, literals and all. A filter, because any later logging.config of the process takes
@@ -80,7 +80,7 @@ def admit(
     """
     tokens = _tokens(sql)
     tree = _parse(sql)
-    _check_syntax(tree)
+    _check_syntax(tree, sql)
     try:
         regenerated: str = tree.sql(
             dialect="duckdb", comments=False, unsupported_level=sqlglot.ErrorLevel.RAISE
@@ -215,7 +215,7 @@ def _syntax_refusal(error: SqlglotError) -> GateRefusal:
     )
 
 
-def _check_syntax(tree: exp.Expression) -> None:
+def _check_syntax(tree: exp.Expression, sql: str) -> None:
     kind = type(tree).__name__
     if not isinstance(tree, exp.Query | exp.Values):
         name, hint = rules.STATEMENTS.get(kind, "this statement"), ""
@@ -225,31 +225,66 @@ def _check_syntax(tree: exp.Expression) -> None:
             hint = rules.CONSTRUCTS["PIVOT"][1]
         raise GateRefusal(
             f"Only SELECT is admitted; {name} is not.",
-            hint=hint or instead(name) or "Queries only read. Keep intermediate results as a WITH clause.",
+            hint=hint or _statement_hint(name),
             construct=name,
         )
     for node in tree.walk():
         kind = type(node).__name__
         if kind in rules.SYNTAX:
             continue
-        if kind in ("Columns", "Pivot", "UnpivotColumns"):
-            name, hint = rules.CONSTRUCTS["COLUMNS" if kind == "Columns" else "PIVOT"]
+        if kind in _CONSTRUCTS:
+            name, hint = rules.CONSTRUCTS[_CONSTRUCTS[kind]]
         elif kind in rules.STATEMENTS:
-            name, hint = (
-                rules.STATEMENTS[kind],
-                "Queries only read. Keep intermediate results as a WITH clause.",
-            )
+            name, hint = rules.STATEMENTS[kind], _statement_hint(rules.STATEMENTS[kind])
         elif isinstance(node, exp.Func):
-            name = shown(node.sql_name().lower())
-            hint = instead(name) or "The functions admitted are listed in docs/broker.md."
-            name = f"the function {name}"
-        elif isinstance(node, exp.Placeholder | exp.Parameter):
-            name, hint = rules.CONSTRUCTS["PARAMETER"]
-        elif isinstance(node, exp.Lambda):
-            name, hint = rules.CONSTRUCTS["LAMBDA"]
+            raise function_refusal(_written(sql) or _snake(kind))
         else:
             name, hint = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", kind).upper(), ""
         raise GateRefusal(f"{name[0].upper()}{name[1:]} is not admitted.", hint=hint, construct=name)
+
+
+_CONSTRUCTS = {
+    "Columns": "COLUMNS",
+    "Pivot": "PIVOT",
+    "UnpivotColumns": "PIVOT",
+    "Placeholder": "PARAMETER",
+    "Parameter": "PARAMETER",
+    "SessionParameter": "PARAMETER",
+    "Lambda": "LAMBDA",
+    "Comprehension": "COMPREHENSION",
+    "Try": "TRY",
+    "Version": "AT",
+    "HistoricalData": "AT",
+}
+"""sqlglot's class of a refused part -> its entry in `gate_rules.CONSTRUCTS`."""
+
+
+def _statement_hint(name: str) -> str:
+    known = rules.STATEMENT_HINTS.get(name) or instead(name)
+    return known or "Queries only read. Keep intermediate results as a WITH clause."
+
+
+def _snake(kind: str) -> str:
+    """JSONObject -> json_object."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", kind).lower()
+
+
+def _written(sql: str) -> str:
+    """The first function that is not admitted, as the caller spelled it: sqlglot has one name for many spellings."""
+    try:
+        waiting = [_engine_tree(sql)]
+    except GateRefusal:
+        return ""
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, dict):
+            name = str(part.get("function_name") or "").lower()
+            if name and name not in rules.FUNCTIONS:
+                return name
+            waiting.extend(reversed(part.values()))
+        elif isinstance(part, list):
+            waiting.extend(reversed(part))
+    return ""
 
 
 class _Parser:

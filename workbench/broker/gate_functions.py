@@ -56,7 +56,7 @@ def _check_bounded(name: str, node: Tree) -> None:
         elif not _short_text(arguments[index]):
             raise GateRefusal(
                 f"{name} takes a literal text of at most {rules.MAX_PATTERN:,} characters here.",
-                hint="Write it into the statement; for many codes use IN (…) or the table value_set.",
+                hint=rules.BOUNDED_HINTS.get(name, rules.BOUNDED_HINTS[""]),
                 construct=name,
             )
 

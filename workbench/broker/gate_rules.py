@@ -53,9 +53,9 @@ OPERATORS = _words(
 
 NUMBERS = _words(
     """
-    abs acos asin atan atan2 bit_count cbrt ceil ceiling cos cot degrees even exp floor fmod greatest
-    isfinite isinf isnan least ln log log10 log2 nextafter pi pow power radians random round round_even
-    roundbankers sign signbit sin sqrt tan trunc
+    abs acos asin atan atan2 bit_count cbrt ceil ceiling cos cosh cot degrees even exp floor fmod gcd greatest
+    isfinite isinf isnan lcm least ln log log10 log2 nextafter pi pow power radians random round round_even
+    roundbankers sign signbit sin sinh sqrt tan tanh trunc
     """
 )
 
@@ -88,7 +88,8 @@ CONDITIONS = _words(
 
 SHORT_LISTS = _words(
     """
-    array_extract array_length array_to_string list_any_value list_avg list_contains list_count
+    array_append array_extract array_intersect array_length array_prepend array_slice array_to_string list_append
+    list_intersect list_prepend list_slice regexp_split_to_array string_split_regex str_split_regex list_any_value list_avg list_contains list_count
     list_distinct list_element list_extract list_has list_has_all list_has_any list_max list_min
     list_position list_reverse list_sort list_sum list_unique list_value row string_split str_split
     string_to_array struct_extract struct_pack unnest cardinality array_contains array_has list_concat
@@ -110,6 +111,9 @@ BOUNDED_ARGUMENTS = {
     "rpad": {1: "pad"},
     "repeat": {0: "text", 1: "pad"},
     "string_split": {1: "text"},
+    "string_split_regex": {1: "text"},
+    "str_split_regex": {1: "text"},
+    "regexp_split_to_array": {1: "text"},
     "strftime": {1: "text"},
     "strptime": {1: "text"},
     "try_strptime": {1: "text"},
@@ -119,6 +123,12 @@ BOUNDED_ARGUMENTS = {
 text: a literal of at most MAX_PATTERN characters (or, for date formats, a list of such); pad: a literal of at most
 MAX_PAD, or one worked out of such and of a column's length by greatest, least and minus, as Ibis writes it.
 """
+
+BOUNDED_HINTS = {
+    "repeat": "A column is repeated with concat(x, x); lpad and rpad fill one up to a length.",
+    "": "Write it into the statement; for many codes use IN (…) or the table value_set.",
+}
+"""Function, or "" for any other, of which an argument is no short literal -> what to use instead."""
 
 TYPES = _words(
     """
@@ -176,6 +186,10 @@ CONSTRUCTS = {
     "LAMBDA": ("a lambda function", "Use a CASE, or reshape with UNNEST and aggregate."),
     "PARAMETER": ("a parameter (? or $1)", "Write the value into the statement."),
     "DEFAULT": ("DEFAULT", "Write the value into the statement."),
+    "COMPREHENSION": (
+        "a list comprehension",
+        "Reshape with UNNEST and aggregate, or work on the list in your kernel.",
+    ),
     "COLUMNS": ("COLUMNS(…)", "Name the columns, or use * EXCLUDE (…)."),
     "UNPACK": ("unpacking with *COLUMNS", "Name the columns."),
     "TRY": ("TRY(…)", "Use TRY_CAST, or test the text with regexp_full_match first."),
@@ -194,6 +208,8 @@ INSTEAD = {
     "generate_series": "For a calendar use the distinct months of member_month, or SELECT DISTINCT date_trunc(…).",
     "transform": "Use UNNEST and aggregate, or work on the list in your kernel.",
     "filter": "Use UNNEST and WHERE, or work on the list in your kernel.",
+    "list_filter": "Use UNNEST and WHERE, or work on the list in your kernel.",
+    "array_filter": "Use UNNEST and WHERE, or work on the list in your kernel.",
     "reduce": "Use UNNEST and aggregate, or work on the list in your kernel.",
     "apply": "Use UNNEST and aggregate, or work on the list in your kernel.",
     "levenshtein": "Compare normalised text (lower, trim, regexp_replace), or fetch the few rows and compare there.",
@@ -205,6 +221,27 @@ INSTEAD = {
     "list_": "Use UNNEST and aggregate, or work on the list in your kernel.",
     "array_": "Use UNNEST and aggregate, or work on the list in your kernel.",
     "histogram": "Use GROUP BY with count(*).",
+    "to_json": "The slice holds no JSON; work on text in your kernel.",
+    "to_char": "Use strftime for dates, CAST … AS VARCHAR or AS DECIMAL for numbers, lpad for zeros.",
+    "to_date": "Use CAST(… AS DATE), or strptime with the format.",
+    "date_format": "Use strftime.",
+    "add_months": "Add an interval: x + to_months(n).",
+    "make_interval": "Write INTERVAL 3 DAY, or to_days(n), to_months(n), to_years(n).",
+    "getdate": "Use current_date or current_timestamp.",
+    "sysdate": "Use current_date or current_timestamp.",
+    "width_bucket": "Use floor((x - low) / width) for equal widths, else CASE.",
+    "factorial": "Use product over the numbers, or work it out in your kernel.",
+    "gamma": "Work it out in your kernel.",
+    "lgamma": "Work it out in your kernel.",
+    "map": "Use a struct ({'a': 1}), a CASE, or a join with the few pairs as VALUES.",
+    "charindex": "Use strpos(text, part).",
+    "nvl": "Use coalesce.",
+    "iif": "Use if or CASE.",
+    "decode": "Use CASE.",
+    "isnumeric": "Use TRY_CAST(… AS DOUBLE) IS NOT NULL.",
+    "initcap": "Use upper(left(x, 1)) || lower(substr(x, 2)).",
+    "percentile_": "Use quantile_cont(x, 0.5) or quantile_disc.",
+    "flatten": "Use UNNEST twice, or work on the list in your kernel.",
     "json": "The slice holds no JSON; work on text in your kernel.",
     "query": "Write the statement itself.",
     "regexp_": "Use regexp_matches, regexp_full_match, regexp_extract or regexp_replace.",
@@ -248,14 +285,45 @@ STATEMENTS = {
 }
 """sqlglot's class of a refused statement -> its name in words."""
 
+_LOOK = "Look at s.tables, or GET /tables."
+_NO_SETTINGS = "Settings are the broker's."
+_READ_BY_NAME = "The slice is open already: read its tables by their names."
+_ALONE = "Each query stands alone: send the SELECT itself."
+STATEMENT_HINTS = {
+    "this statement": "Write one SELECT in DuckDB's SQL.",
+    "DESCRIBE": _LOOK,
+    "SHOW": _LOOK,
+    "SUMMARIZE": "Use min, max, count and approx_count_distinct; s.tables has the columns.",
+    "EXPLAIN": "Plans are not shown: run the query itself, on fewer rows at first.",
+    "LOAD": "The engine takes no extension; fetch the answer and go on in your kernel.",
+    "INSTALL": "The engine takes no extension; fetch the answer and go on in your kernel.",
+    "CALL": f"Nothing can be called by itself. {_LOOK}",
+    "PRAGMA": f"{_NO_SETTINGS} {_LOOK}",
+    "SET": _NO_SETTINGS,
+    "RESET": _NO_SETTINGS,
+    "USE": _READ_BY_NAME,
+    "ATTACH": _READ_BY_NAME,
+    "DETACH": _READ_BY_NAME,
+    "PREPARE": _ALONE,
+    "EXECUTE": _ALONE,
+    "a transaction": _ALONE,
+    "COMMIT": _ALONE,
+    "ROLLBACK": _ALONE,
+    "COPY": "Fetch the answer and write it in your own home.",
+    "EXPORT": "Fetch the answer and write it in your own home.",
+    "GRANT": "Who sees what is said in the grants: `workbench policy explain`.",
+    "REVOKE": "Who sees what is said in the grants: `workbench policy explain`.",
+}
+"""Name of a refused statement -> what to use instead."""
+
 SYNTAX = _words(
     """
     Abs Acos Add Alias Aliases All And Anonymous Any AnyValue ApproxDistinct ApproxQuantile ApproxTopK
-    ArgMax ArgMin Array ArrayAgg ArrayConcat ArrayContains ArrayDistinct ArrayMax ArrayMin ArrayOverlaps
-    ArrayPosition ArraySize ArraySort ArrayToString Ascii Asin AtTimeZone Atan Atan2 Avg Between BitLength
+    ArgMax ArgMin Array ArrayAgg ArrayAppend ArrayConcat ArrayContains ArrayDistinct ArrayIntersect ArrayMax ArrayMin
+    ArrayOverlaps ArrayPosition ArrayPrepend ArraySize ArraySlice ArraySort ArrayToString Ascii Asin AtTimeZone Atan Atan2 Avg Between BitLength
     BitwiseAnd BitwiseAndAgg BitwiseLeftShift BitwiseNot BitwiseOr BitwiseOrAgg BitwiseRightShift BitwiseXor
     BitwiseXorAgg Boolean Bracket CTE Case Cast Cbrt Ceil Chr Coalesce Collate Column ColumnDef Concat
-    ConcatWs Contains Corr Cos Cot Count CountIf CovarPop CovarSamp Cube CumeDist CurrentDate CurrentTime
+    ConcatWs Contains Corr Cos Cosh Cot Count CountIf CovarPop CovarSamp Cube CumeDist CurrentDate CurrentTime
     CurrentTimestamp DPipe DataType DataTypeParam Date DateAdd DateBin DateDiff DateFromParts DateSub
     DateTrunc Day DayOfMonth DayOfWeek DayOfWeekIso DayOfYear Dayname Degrees DenseRank Distinct Div Dot EQ
     EndsWith Escape Except Exists Exp Explode Extract Fetch Filter First FirstValue Floor From GT GTE Glob
@@ -265,11 +333,11 @@ SYNTAX = _words(
     Localtime Localtimestamp Log LogicalAnd LogicalOr Lower MD5 Max Median Min Minute Mod Mode Month
     Monthname Mul NEQ Neg Not NthValue Ntile Null NullSafeEQ NullSafeNEQ Nullif Offset Or Order Ordered Pad
     Paren PercentRank PercentileCont PercentileDisc Pi Pow PropertyEQ Qualify Quantile Quarter Radians
-    Rand Rank RegexpExtract RegexpFullMatch RegexpILike RegexpLike RegexpReplace RegrAvgx RegrAvgy RegrCount
+    Rand Rank RegexpExtract RegexpFullMatch RegexpILike RegexpLike RegexpReplace RegexpSplit RegrAvgx RegrAvgy RegrCount
     RegrIntercept RegrR2 RegrSlope RegrSxx RegrSxy RegrSyy Repeat Replace RespectNulls Reverse Right Rollup Round
-    RowNumber SHA2 SHA2Digest Second Select Sign SimilarTo Sin Skewness Slice Split SplitPart Sqrt Star
+    RowNumber SHA2 SHA2Digest Second Select Sign SimilarTo Sin Sinh Skewness Slice Split SplitPart Sqrt Star
     StartsWith Stddev StddevPop StddevSamp StrPosition StrToDate StrToTime Struct StructExtract Sub Subquery
-    Substring Sum Table TableAlias TableSample Tan TimeFromParts TimeToStr TimeToUnix TimestampFromParts
+    Substring Sum Table TableAlias TableSample Tan Tanh TimeFromParts TimeToStr TimeToUnix TimestampFromParts
     TimestampTrunc ToDays Translate Trim Trunc TryCast TsOrDsAdd Tuple Typeof Unicode Union UnixToTime Upper
     Values Var Variance VariancePop Week WeekOfYear Where Window WindowSpec With WithinGroup Xor Year
     """
