@@ -127,6 +127,43 @@ def test_neither_a_user_nor_a_grant_ever_holds_the_last_worker(mount: Mount) -> 
     _run(work, 3)
 
 
+def test_busy_says_which_limit_was_met_and_comes_again_when_what_runs_may_have_ended(mount: Mount) -> None:
+    async def busy(pool: Pool, user: str, grant: str, concurrent: int = 9) -> Busy:
+        with pytest.raises(Busy) as caught:
+            await pool.lease(mount, user, grant, concurrent=concurrent, wait=0.2)
+        return caught.value
+
+    async def work(pool: Pool) -> None:
+        one = await pool.lease(mount, "a", "one", concurrent=1, seconds=20)
+        own = await busy(pool, "b", "one", concurrent=1)
+        assert (
+            own.reason == "The holders of grant one run as many queries as the grant allows at once: 1 of 1."
+        )
+        one._began -= 11
+        assert (await busy(pool, "b", "one", concurrent=1)).retry_after == 11, "as long as it has run"
+        one._began -= 1000
+        assert (await busy(pool, "b", "one", concurrent=1)).retry_after == 20, "but no longer than it may"
+        two = await pool.lease(mount, "a", "two", seconds=20)
+        user = await busy(pool, "a", "three")
+        assert user.reason == "You run as many queries as one user may at once: 2 of 2."
+        assert user.retry_after == pool_module.SOONEST, "the newest query may end soon"
+        three = await pool.lease(mount, "c", "three", wait=PATIENCE)
+        everyone = await busy(pool, "d", "four")
+        assert everyone.reason == "All 3 workers are busy."
+        assert f"{everyone.retry_after} seconds" in everyone.hint
+        one.close()
+        four = await pool.lease(mount, "d", "three", wait=PATIENCE)
+        share = await busy(pool, "e", "three")
+        assert (
+            share.reason
+            == "The holders of grant three run as many queries as one grant may have at once: 2 of 2."
+        )
+        for lease in (two, three, four):
+            lease.close()
+
+    _run(work, 3)
+
+
 def test_a_caller_who_goes_away_while_she_waits_leaves_the_queue(mount: Mount) -> None:
     async def work(pool: Pool) -> None:
         held = await pool.lease(mount, "a", "one")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, TypeAlias
 
@@ -27,7 +28,9 @@ class Lease:
         self.seconds = seconds
         self.summary: dict[str, Any] = {}
         self._clean = True
+        self._began = time.monotonic()
         process.waited = 0.0
+        process.allowed = seconds
         process.rows = 0
 
     async def answers(self) -> bool:
@@ -39,8 +42,12 @@ class Lease:
             if not self._clean:
                 self.close()
         if not self._clean and self.process.killed_for not in ("", RETIRED):
-            raise ended(self.process.killed_for)
+            raise ended(self.process.killed_for, self.seconds)
         return self._clean
+
+    def likely_seconds(self) -> float:
+        """How long its query is likely to go on: as long as it has run, but no longer than it may."""
+        return min(time.monotonic() - self._began, self.seconds - self.process.busy_seconds())
 
     @property
     def rows(self) -> int:

@@ -41,12 +41,19 @@ WAIT_SECONDS = 30.0
 __all__ = ["Busy", "Lease", "Mount", "Pool", "PoolLimits", "QueryFailed", "WorkerLost"]
 
 
+SOONEST, LATEST = 2, 60
+"""Bounds of the Retry-After, in seconds."""
+
+
 class Busy(WorkbenchError):
-    """Every worker has been busy for longer than a caller should wait."""
+    """No worker became free in the time that a caller should wait. `retry_after` is in seconds."""
 
     code = "busy"
     http_status = 429
-    retry_after = 2
+
+    def __init__(self, reason: str, *, retry_after: int):
+        super().__init__(reason, hint=f"Try again in {retry_after} seconds.")
+        self.retry_after = retry_after
 
 
 class Pool:
@@ -91,7 +98,7 @@ class Pool:
                     if lease.fresh or await lease.answers():
                         return lease
         except TimeoutError:
-            raise Busy("All workers are busy.", hint=f"Try again in {Busy.retry_after} seconds.") from None
+            raise self._busy(grant, user, concurrent) from None
 
     async def _turn(self, waiter: _Waiter) -> Lease:
         self._waiting.append(waiter)
@@ -101,6 +108,23 @@ class Pool:
         except BaseException:
             self._abandon(waiter)
             raise
+
+    def _busy(self, grant: str, user: str, concurrent: int) -> Busy:
+        """Which limit kept the caller waiting, and when one of what runs within it is likely to end."""
+        limit, most = self._turns.limit(grant, user, concurrent), self._turns.most
+        mine = list(self._leases)
+        if limit == "share of a user":
+            reason = f"You run as many queries as one user may at once: {most} of {most}."
+            mine = [lease for lease in mine if lease.process.user == user]
+        elif limit:
+            allowed = concurrent if limit == "grant" else most
+            whose = "the grant allows" if limit == "grant" else "one grant may have"
+            reason = f"The holders of grant {grant} run as many queries as {whose} at once: {self._turns.held(grant)} of {allowed}."
+            mine = [lease for lease in mine if lease.grant == grant]
+        else:
+            reason = f"All {self.limits.workers} workers are busy."
+        soonest = min((lease.likely_seconds() for lease in mine), default=0.0)
+        return Busy(reason, retry_after=round(min(LATEST, max(SOONEST, soonest))))
 
     def _abandon(self, waiter: _Waiter) -> None:
         if waiter in self._waiting:

@@ -51,7 +51,7 @@ RETIRED = "retired"
 CONSENT_CHANGED = "consent-changed"
 ENDS = {
     "time": (
-        "The query took longer than its grant allows.",
+        "The query took longer than the {seconds:g} seconds that its grant allows.",
         "Filter earlier, ask for fewer columns, or aggregate in steps.",
         "time-limit",
         422,
@@ -153,6 +153,8 @@ class WorkerProcess:
         self.used = self.began = self.made = time.monotonic()
         self.waited = 0.0
         self.waiting_since: float | None = None
+        self.allowed = 0.0
+        """Seconds that the current query may make the broker wait."""
         self.killed_for = ""
         self.rows = 0
         """Rows of the current answer that the worker has begun to send."""
@@ -258,7 +260,7 @@ class WorkerProcess:
             self.waiting_since = None
             self.used = time.monotonic()
         if not data:
-            raise ended(self.killed_for)
+            raise ended(self.killed_for, self.allowed)
         return data
 
     def busy_seconds(self) -> float:
@@ -328,7 +330,7 @@ def failure(said: Mapping[str, Any]) -> QueryFailed:
     )
 
 
-def ended(why: str) -> WorkerLost:
-    """What the caller of a worker that was killed for this learns."""
+def ended(why: str, seconds: float = 0.0) -> WorkerLost:
+    """What the caller of a worker that was killed for this learns; `seconds` is what the query was allowed."""
     reason, hint, code, status = ENDS.get(why, ENDS[""])
-    return WorkerLost(reason, hint=hint, code=code, http_status=status)
+    return WorkerLost(reason.format(seconds=seconds), hint=hint, code=code, http_status=status)

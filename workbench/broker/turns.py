@@ -7,6 +7,10 @@ from __future__ import annotations
 
 from collections import Counter
 from itertools import count
+from typing import Literal, TypeAlias
+
+Limit: TypeAlias = Literal["", "grant", "share of a grant", "share of a user"]
+"""What keeps a query waiting though workers may be free: the grant's own limit, or that nobody holds the last one."""
 
 
 class Turns:
@@ -20,8 +24,23 @@ class Turns:
 
     def may(self, grant: str, user: str, concurrent: int) -> bool:
         """Whether one more query may start: within the grant's limit, and nobody ever holds the last worker."""
+        return not self.limit(grant, user, concurrent)
+
+    def limit(self, grant: str, user: str, concurrent: int) -> Limit:
+        """Which limit they meet."""
         held = self._held
-        return held[grant,] < min(concurrent, self._most) and held["", user] < self._most
+        if held[grant,] >= min(concurrent, self._most):
+            return "grant" if concurrent <= self._most else "share of a grant"
+        return "share of a user" if held["", user] >= self._most else ""
+
+    def held(self, grant: str) -> int:
+        """Queries of the grant that run now."""
+        return self._held[grant,]
+
+    @property
+    def most(self) -> int:
+        """Queries that one user, or one grant, may run at once."""
+        return self._most
 
     def place(self, grant: str, user: str) -> tuple[int, int, int, int]:
         """The smaller, the sooner."""
