@@ -80,6 +80,7 @@ class Oracle:
             and row["relation"] == organisation.relation
             and row["organisation_id"] in organisation.ids
             and row["start_date"] <= (row.get("end_date") or FOREVER)
+            and row["start_date"] <= self.as_of
         )
         merged: list[tuple[date, date]] = []
         for start, end in days:

@@ -94,6 +94,12 @@ def test_a_difference_counts_the_rows_that_the_two_slices_hold(lake: Lake, chang
     )
 
 
+def test_a_grant_of_a_day_that_the_release_has_not_reached_gives_nothing_and_is_told_of(lake: Lake) -> None:
+    found = one(lake[0], grant(), grant(**plan("2099-01-01")))
+    assert found.early == ("2099-01-01",) and found.members.new == 0 < found.members.old
+    assert one(lake[0], grant(), grant(**plan("2023-07-01"))).early == ()
+
+
 def keys(cut: Slice, table: str) -> set[tuple[Any, ...]]:
     """The keys of a slice's rows."""
     if table not in cut.tables():
@@ -231,6 +237,7 @@ WHY = [
     (B, plan("2024-06-30"), True, "so on 2024-06-30, the grant's as-of date"),
     ("00000005E", {}, False, "from 2023-01-01 to 2023-06-30 and from 2024-01-01 to 2025-11-30"),
     (D, {}, False, "never attributed to sierra-vista"),
+    (A, plan("2099-01-01"), False, "attributed on 2099-01-01, and the release's as-of date is 2026-01-31"),
     (D, EVER, False, "never attributed to sierra-vista"),
     (D, world.SAFE_HARBOR, True, "about every member"),
     (A, {"valid_until": "2026-03-01"}, False, "expired on 2026-03-01"),

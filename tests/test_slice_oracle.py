@@ -159,7 +159,7 @@ def random_grant(r: random.Random) -> Grant:
     if relation != "state":
         ids = ORGANISATIONS[relation]
         organisation["ids"] = r.sample(ids, r.randint(1, len(ids)))
-        organisation["as_of"] = r.choice(["current", "ever_own_period", some_day(r).isoformat()])
+        organisation["as_of"] = r.choice(["current", "ever_own_period", min(some_day(r), AS_OF).isoformat()])
     purpose = {"identified": "treatment", "limited": "research", "safe_harbor": "research"}[level]
     handlings = ["exclude", "include", *(["with_consent"] * 2 if level == "identified" else [])]
     sensitive: dict[str, Any] = {str(c): r.choice(handlings) for c in Category}

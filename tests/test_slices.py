@@ -25,7 +25,7 @@ import tiny_release
 from slice_world import A, B, C, D, E, F, column, grant, query
 
 from workbench.broker import cut, cutter, slices
-from workbench.broker.cut import NoCut
+from workbench.broker.cut import AsOfAfterRelease, NoCut
 from workbench.broker.slices import NoRows, Slice, UnknownSlice, ensure, list_slices, open_slice
 from workbench.broker.state import State
 from workbench.broker.vault import Vault
@@ -88,6 +88,36 @@ def test_the_as_of_rule_decides_whose_claims_of_which_days_are_in_the_slice(
         linked = "replace(claim_id, 'rx-', '')"
         assert set(query(slice_, f"SELECT member_id, {linked} FROM {table}")) == expected, table
     assert set(column(slice_, "SELECT member_id FROM member")) == set(TRUTH[as_of])
+
+
+@pytest.mark.parametrize("as_of", ["current", "ever_own_period"])
+def test_nobody_is_a_member_by_an_attribution_that_begins_after_the_as_of_date(
+    tmp_path: Path, as_of: str
+) -> None:
+    rows = world.tables()
+    rows["attribution"] += [
+        {
+            "member_id": D,
+            "organisation_id": world.SIERRA,
+            "relation": "mcp",
+            "start_date": start,
+            "end_date": None,
+        }
+        for start in (date(2026, 2, 1), date(2027, 1, 1))
+    ]
+    release = tiny_release.write(tmp_path / "lake", rows)
+    state = State(f"sqlite:///{tmp_path / 'state.sqlite'}", tmp_path / "state")
+    try:
+        slice_ = built((release, Vault(state), tmp_path / "lake"), **whose(as_of))
+    finally:
+        state.close()
+    assert set(column(slice_, "SELECT member_id FROM member")) == set(TRUTH[as_of])
+
+
+def test_a_grant_of_a_day_that_the_release_has_not_reached_is_refused(module_lake: Lake) -> None:
+    assert built(module_lake, **whose("2026-01-31")).id
+    with pytest.raises(AsOfAfterRelease, match=r"2026-02-01.*2026-01-31"):
+        built(module_lake, **whose("2026-02-01"))
 
 
 def test_two_plans_together_see_a_member_once(module_lake: Lake) -> None:

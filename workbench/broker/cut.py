@@ -4,7 +4,8 @@ The rules stand as data: `CUTS` says for each table of members on which day a ro
 with. A table of members that has no rule here is refused, not served whole.
 
 As-of rules. `current`: members attributed on the release's as-of date, with their whole history. A date: the same,
-attributed on that date. `ever_own_period`: members ever attributed, with only what happened on attributed days;
+attributed on that date, which the release must have reached. `ever_own_period`: members attributed by the as-of date at
+any time, with only what happened on attributed days;
 spans of coverage are clipped to them, and of a member who has left, what is known of the present (address, telephone)
 is left out. `state`: every member.
 
@@ -21,6 +22,7 @@ from types import MappingProxyType
 
 from workbench.broker.grants import Grant
 from workbench.errors import WorkbenchError
+from workbench.lake.release import Release
 
 FOREVER = "DATE '9999-12-31'"
 
@@ -100,6 +102,24 @@ class NoCut(WorkbenchError):
 
     code = "no-cut"
     http_status = 500
+
+
+class AsOfAfterRelease(WorkbenchError):
+    """The grant's as-of date lies after the release's: who is attributed then is not known yet."""
+
+    code = "as-of-after-release"
+    http_status = 403
+
+
+def refuse_future(grant: Grant, release: Release) -> None:
+    """Raises `AsOfAfterRelease` where the release has not reached the grant's as-of date."""
+    day = grant.organisation.as_of
+    if not isinstance(day, str) and day > release.as_of:
+        raise AsOfAfterRelease(
+            f"Grant {grant.name} is about members attributed on {day.isoformat()}, and the release's as-of date is "
+            f"{release.as_of.isoformat()}.",
+            hint=f"Use a later release, or as_of: current. {grant.approver} can change the grant.",
+        )
 
 
 @dataclass(frozen=True)

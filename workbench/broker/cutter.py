@@ -24,6 +24,7 @@ from workbench.broker.cut import (
     Hidden,
     NoCut,
     Selection,
+    refuse_future,
 )
 from workbench.broker.grants import Grant, Relation
 from workbench.deid.levels import birthday_90
@@ -47,6 +48,7 @@ class Cutter:
         *,
         member: str | None = None,
     ):
+        refuse_future(grant, release)
         self._con = con
         self.release = release
         self.hidden = hidden
@@ -262,11 +264,16 @@ class Cutter:
         )
 
     def _spans(self) -> None:
-        """Makes `span`: the attributed days of each member as disjoint spans, both ends included."""
+        """Makes `span`: the attributed days of each member as disjoint spans, both ends included.
+
+        An attribution that begins after the release's as-of date is announced, and makes nobody a member yet.
+        """
         organisation = self._organisation
         ids = ", ".join(f"'{i}'" for i in organisation.ids) or "NULL"
         where = f"relation = '{organisation.relation}' AND organisation_id IN ({ids})"
-        if not self.own_period:
+        if self.own_period:
+            where += f" AND start_date <= DATE '{self.release.as_of}'"
+        else:
             day = self.release.as_of if organisation.as_of == "current" else organisation.as_of
             where += f" AND DATE '{day}' BETWEEN start_date AND coalesce(end_date, {FOREVER})"
         self._con.execute(

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import duckdb
 
-from workbench.broker.cut import CUTS, KEPT, Hidden
+from workbench.broker.cut import CUTS, KEPT, AsOfAfterRelease, Hidden, refuse_future
 from workbench.broker.cutter import Cutter
 from workbench.broker.explained import column_fate
 from workbench.broker.grants import Grant, GrantBook, Relation
@@ -58,6 +58,8 @@ class Difference:
     conditions: tuple[str, ...] = ()
     """Keys of the grant that change and do not decide what a slice holds: groups, purposes, dates."""
     blocked: tuple[str, ...] = ()
+    early: tuple[str, ...] = ()
+    """As-of dates of new grants that the release has not reached."""
     """Categories that the new grant must leave out and cannot on this release: it would be refused."""
 
     def as_json(self) -> dict[str, Any]:
@@ -176,6 +178,8 @@ class _Comparison:
         if grant is None:
             return []
         self._holdings += 1
+        if _too_early(grant, self._release):
+            return [self._holdings]
         con = self._con
         con.execute("ATTACH ':memory:' AS one_grant")
         con.execute("USE one_grant")
@@ -210,6 +214,7 @@ class _Comparison:
             categories=_categories(old, new),
             conditions=_conditions(old, new),
             blocked=tuple(sorted({str(c) for g in new for c in blocked(g, self._release)})),
+            early=tuple(sorted({str(g.organisation.as_of) for g in new if _too_early(g, self._release)})),
         )
 
     def _counts(self, first: list[int], second: list[int]) -> dict[int, Count]:
@@ -274,3 +279,11 @@ def _conditions(old: list[Grant], new: list[Grant]) -> tuple[str, ...]:
     told = {"name", "organisation", "level", "tables", "columns", "sensitive"}
     before, after = (g.model_dump(mode="json") for g in (*old, *new))
     return tuple(sorted(key for key in before if before[key] != after[key] and key not in told))
+
+
+def _too_early(grant: Grant, release: Release) -> bool:
+    try:
+        refuse_future(grant, release)
+    except AsOfAfterRelease:
+        return True
+    return False

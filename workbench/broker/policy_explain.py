@@ -7,6 +7,7 @@ because to be attributed to one of these says what a claim would. The question i
 
 from __future__ import annotations
 
+import contextlib
 from collections import defaultdict
 from collections.abc import Sequence
 from datetime import date
@@ -14,7 +15,7 @@ from typing import Any
 
 import duckdb
 
-from workbench.broker.cut import Hidden
+from workbench.broker.cut import AsOfAfterRelease, Hidden
 from workbench.broker.cutter import Cutter
 from workbench.broker.explained import sensitive_of
 from workbench.broker.grants import Decision, Grant, GrantBook, Relation
@@ -125,8 +126,10 @@ def _covers(
     con.execute("ATTACH ':memory:' AS one_grant")
     con.execute("USE one_grant")
     try:
-        Cutter(con, release, grant, Hidden.by(grant, {}))
-        covered = bool(con.execute("SELECT 1 FROM permitted").fetchall())
+        covered = False
+        with contextlib.suppress(AsOfAfterRelease):
+            Cutter(con, release, grant, Hidden.by(grant, {}))
+            covered = bool(con.execute("SELECT 1 FROM permitted").fetchall())
         ids = list(grant.organisation.ids)
         spans = con.execute(
             f"SELECT start_date, coalesce(end_date, DATE '{FOREVER}') FROM {release.relation('attribution')} "
@@ -165,6 +168,8 @@ def _why(release: Release, grant: Grant, covered: bool, spans: Sequence[tuple[da
         return f"The member was {was}{rest}."
     day = release.as_of if organisation.as_of == "current" else organisation.as_of
     assert isinstance(day, date)
+    if day > release.as_of:
+        return f"The grant is about members attributed on {day.isoformat()}, and the release's as-of date is {release.as_of.isoformat()}."
     kind = "the release's as-of date" if organisation.as_of == "current" else "the grant's as-of date"
     rule = f"{day.isoformat()}, {kind}"
     if covered:

@@ -23,6 +23,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from workbench.broker.caller import Caller
+from workbench.broker.cut import refuse_future
 from workbench.broker.grants import Channel, Grant
 from workbench.broker.law import refuse_unsourced
 from workbench.broker.pool import Lease
@@ -86,11 +87,12 @@ class Reading:
         self._statement, self._tables, self._columns = statement, tables, columns
 
     async def __aenter__(self) -> Reading:
-        """Raises GrantRefused, DayLimitReached, UnknownRelease, UnsourcedCategory, AuditUnavailable."""
+        """Raises GrantRefused, DayLimitReached, UnknownRelease, AsOfAfterRelease, UnsourcedCategory, AuditUnavailable."""
         try:
             self.grant = self._broker.permit(self.caller, channel=self._channel)
             self._broker.meter.check(self.grant)
             self.release = self._broker.release(self.caller)
+            refuse_future(self.grant, self.release)
             refuse_unsourced(self.grant, self.release)
         except WorkbenchError as refusal:
             await self._refuse(refusal)

@@ -84,6 +84,10 @@ def _print(title: str, difference: Any, indent: str = "") -> None:
         click.echo(
             f"{inner}would be refused on this release: no sourced code list of {', '.join(difference.blocked)}"
         )
+    if difference.early:
+        click.echo(
+            f"{inner}would be refused on this release: it has not reached {', '.join(difference.early)}"
+        )
 
 
 def _count(count: Any) -> str:

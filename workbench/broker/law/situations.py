@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from workbench.broker.consent import Consents, Decision
+from workbench.broker.cut import AsOfAfterRelease
 from workbench.broker.grants import Grant
 from workbench.broker.slices import Slice, ensure
 from workbench.broker.state import State
@@ -89,7 +90,10 @@ def _seen(
     )
     scopes = grant.sensitive.with_consent
     view = consents.view(grant.recipient_id or "", scopes)
-    cut = ensure(release, plain, vault, lake, consents=view)
+    try:
+        cut = ensure(release, plain, vault, lake, consents=view)
+    except AsOfAfterRelease:
+        return set(), set()
     return _column(cut, "member", "member_id"), _column(cut, "medical_claim", "claim_id")
 
 
