@@ -81,6 +81,22 @@ HIT = [
     ("CPT 99408 on a line", {"medical_claim_line": [line("99408")]}, "line"),
     ("an HCPCS that CMS's list lacks", {"medical_claim_line": [line("H0001")]}, "line"),
     ("counselling with the SUD modifier", {"medical_claim_line": [line("H0004", modifier_3="HF")]}, "line"),
+    ("oral buprenorphine and naloxone, to 3 mg", {"medical_claim_line": [line("J0572")]}, "line"),
+    ("oral buprenorphine and naloxone, to 6 mg", {"medical_claim_line": [line("J0573")]}, "line"),
+    ("oral buprenorphine and naloxone, to 10 mg", {"medical_claim_line": [line("J0574")]}, "line"),
+    ("oral buprenorphine and naloxone, over 10 mg", {"medical_claim_line": [line("J0575")]}, "line"),
+    ("counselling that does not say of what", {"medical_claim_line": [line("H0004")]}, "unclear"),
+    ("observed medication, with a telehealth modifier", {"medical_claim_line": [line("H0033", modifier_1="95")]}, "unclear"),
+    ("peer support that does not say of what", {"medical_claim_line": [line("H0038")]}, "unclear"),
+    ("crisis intervention that does not say of what", {"medical_claim_line": [line("H2011")]}, "unclear"),
+    ("rehabilitation with another diagnosis", {"medical_claim_line": [line("H2017")],
+                                              "diagnosis": [{**dx("Z590"), "role": "principal"}]}, "unclear"),
+    ("the claim of a DMC-ODS", {"medical_claim": [claim(organisation_id="ods")],
+                                "medical_claim_line": [line("T1017")],
+                                "diagnosis": [{**dx("F322"), "role": "principal"}],
+                                "organisation": [{"organisation_id": "ods", "kind": "dmc_ods"}]}, "delivery"),
+    ("a claim that a DMC-ODS sent", {"medical_claim": [claim(submitter_id="ods")],
+                                     "organisation": [{"organisation_id": "ods", "kind": "dmc_ods"}]}, "delivery"),
     ("any line with the opioid programme modifier", {"medical_claim_line": [line("99213", modifier_1="HG")]}, "line"),
     ("a place of SUD treatment", {"medical_claim_line": [line(place_of_service="57")]}, "delivery"),
     ("a revenue code of SUD treatment", {"medical_claim_line": [line(revenue_code="0945")]}, "line"),
@@ -115,7 +131,9 @@ MISS = [
     ("a procedure code among diagnoses", {"diagnosis": [dx("HZ2ZZZZ")]}),
     ("the beginning of a code", {"diagnosis": [dx("F112")]}),
     ("nicotine is not on the list", {"diagnosis": [dx("F17210")]}),
-    ("counselling without the SUD modifier", {"medical_claim_line": [line("H0004", modifier_1="HE")]}),
+    ("counselling of a mental health programme", {"medical_claim_line": [line("H0004", modifier_1="HE")]}),
+    ("counselling of a depression", {"medical_claim_line": [line("H0004")],
+                                     "diagnosis": [{**dx("F322"), "role": "principal"}]}),
     ("MS-DRG 522 after CMS-DRG 522 had ended", {"medical_claim": [claim(ms_drg="522")]}),
     ("a revenue code that looks like a DRG", {"medical_claim_line": [line(revenue_code="0897")]}),
     ("another drug on a medical line", {"medical_claim_line": [line(ndc=NDC)],
@@ -219,7 +237,8 @@ def test_the_code_list_holds_cms_list_whole_and_names_every_addition() -> None:
     }
     assert {c.origin for c in codes} == {"cms", "addition"}
     assert all(c.note for c in codes if c.origin == "addition")
-    assert all(c.code == c.code.upper().replace(".", "") for c in codes if c.code_system != "INGREDIENT")
+    words = ("INGREDIENT", "ORGANISATION_KIND")
+    assert all(c.code == c.code.upper().replace(".", "") for c in codes if c.code_system not in words)
 
 
 def test_conformance_to_cms_list_is_whole() -> None:

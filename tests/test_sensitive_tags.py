@@ -27,7 +27,11 @@ ADULT, MINOR = (
     {"member_id": "m", "birth_date": date(1980, 1, 1)},
     {"member_id": "m", "birth_date": date(2010, 1, 1)},
 )
-PLANS = [{"organisation_id": "bhp-01", "kind": "bhp"}, {"organisation_id": "plan", "kind": "mcp"}]
+PLANS = [
+    {"organisation_id": "bhp-01", "kind": "bhp"},
+    {"organisation_id": "ods-01", "kind": "dmc_ods"},
+    {"organisation_id": "plan", "kind": "mcp"},
+]
 
 
 def tags(**tables: Any) -> set[tuple[str, str, str]]:
@@ -105,8 +109,12 @@ HITS = [
     ("intimate_partner_violence", {"diagnosis": dx("Z6911")}, "diagnosis"),
     ("genetic", {"diagnosis": dx("Z1501")}, "diagnosis"),
     ("genetic", {"medical_claim_line": line("S3850")}, "line"),
-    ("mental_health_specialty", {"medical_claim": claim(organisation_id="bhp-01")}, "delivery"),
-    ("mental_health_specialty", {"medical_claim": claim(submitter_id="bhp-01")}, "delivery"),
+    (
+        "mental_health_specialty",
+        {"medical_claim": claim(organisation_id="bhp-01"), "medical_claim_line": line("H2017", modifier_2="he")},
+        "delivery",
+    ),
+    ("part2", {"medical_claim": claim(organisation_id="ods-01", submitter_id="plan")}, "delivery"),
     ("part2", {"medical_claim_line": line("H0034")}, "line"),
     ("part2", {"medical_claim_line": line(place_of_service="58")}, "delivery"),
 ]  # fmt: skip
@@ -168,10 +176,15 @@ def test_a_drg_counts_with_and_without_leading_zeros(said: str) -> None:
     assert tags(medical_claim=claim(ms_drg=said)) == {("c", "part2", "drg")}
 
 
-@pytest.mark.parametrize(("modifier", "tagged"), [("hf", True), ("HG ", True), ("HE", False), (None, False)])
-def test_counselling_is_of_substance_use_only_with_its_modifier(modifier: str | None, tagged: bool) -> None:
+@pytest.mark.parametrize(
+    ("modifier", "reason"),
+    [("hf", "line"), ("HG ", "line"), ("HE", None), ("GT", "unclear"), (None, "unclear")],
+)
+def test_counselling_is_of_substance_use_unless_it_says_mental_health(
+    modifier: str | None, reason: str | None
+) -> None:
     found = tags(medical_claim_line=line("H0004", modifier_4=modifier))
-    assert found == ({("c", "part2", "line")} if tagged else set())
+    assert found == ({("c", "part2", reason)} if reason else set())
 
 
 @pytest.mark.parametrize(
@@ -208,6 +221,35 @@ def test_dmc_ods_is_part_2_and_not_specialty_mental_health() -> None:
         ("c", "part2", "diagnosis"),
         ("c", "mental_health_specialty", "delivery"),
     }
+
+
+BOTH = {("c", "mental_health_specialty", "delivery"), ("c", "part2", "unclear")}
+MENTAL = {("c", "mental_health_specialty", "delivery")}
+UNSAID = [
+    ("no diagnosis", {}, BOTH),
+    ("case management alone", {"medical_claim_line": line("T1017")}, BOTH),
+    ("a social reason", {"diagnosis": dx("Z5900", role="principal")}, BOTH),
+    ("a mental disorder as a second diagnosis", {"diagnosis": dx("F322")}, BOTH),
+    ("a mental disorder", {"diagnosis": dx("F32.2", role="principal")}, MENTAL),
+    ("schizophrenia", {"diagnosis": dx("F209", role="principal")}, MENTAL),
+    ("nicotine", {"diagnosis": dx("F17210", role="principal")}, BOTH),
+    ("a mental health programme", {"medical_claim_line": line("T1017", modifier_1="HE")}, MENTAL),
+    ("an ICD-9 code that looks like one", {"diagnosis": dx("F322", "ICD-9-CM", role="principal")}, BOTH),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("named", ["organisation_id", "submitter_id"])
+@pytest.mark.parametrize(("tables", "found"), [u[1:] for u in UNSAID], ids=[u[0] for u in UNSAID])
+def test_a_countys_claim_that_does_not_tell_dmc_ods_from_mental_health_is_both(
+    tables: dict[str, Any], found: set[tuple[str, str, str]], named: str
+) -> None:
+    assert tags(medical_claim=claim(**{named: "bhp-01"}), **tables) == found
+
+
+def test_a_dmc_ods_claim_is_part_2_whatever_its_codes() -> None:
+    sent = claim(organisation_id="bhp-01", submitter_id="ods-01")
+    visits = {"medical_claim_line": line("T1017"), "diagnosis": dx("F322", role="principal")}
+    assert tags(medical_claim=sent, **visits) == {("c", "part2", "delivery")}
 
 
 @pytest.mark.parametrize("days", [0, LINK_DAYS, LINK_DAYS + 1])
@@ -249,7 +291,14 @@ def test_a_minors_own_service_is_one_by_age_on_the_day_and_category(birth: date 
         ("part2", {"diagnosis": dx("F1210")}, True),
         ("hiv", {"diagnosis": dx("Z114")}, True),
         ("intimate_partner_violence", {"diagnosis": dx("T7421XA")}, True),
-        ("mental_health_specialty", {"medical_claim": claim(organisation_id="bhp-01")}, True),
+        (
+            "mental_health_specialty",
+            {
+                "medical_claim": claim(organisation_id="bhp-01"),
+                "medical_claim_line": line(modifier_1="HE"),
+            },
+            True,
+        ),
         ("gender_affirming", {"diagnosis": dx("F642")}, False),
         ("genetic", {"diagnosis": dx("Z1379")}, False),
     ],

@@ -5,8 +5,12 @@ where dots, case and spaces do not matter, and where it is valid on the claim's 
 of workbench.schema.code_lists.
 
   diagnosis, procedure, drg, line   a listed code in that place; `line` is a procedure, modifier or revenue code
-  delivery    how it was delivered: a listed place of service, or the claim is a behavioral health plan's. A claim of
-              such a plan whose lines say substance use treatment is DMC-ODS: `part2`, not specialty mental health
+  delivery    how it was delivered: a listed place of service, or the kind of the organisation that the claim belongs
+              to or comes from: DMC-ODS, or a behavioral health plan. A claim of such a plan whose lines or place say
+              substance use treatment is DMC-ODS: `part2`, not specialty mental health
+  unclear     `part2` only: it may be substance use treatment, and the claim does not tell. It is a behavioral health
+              plan's, or has a code that is of substance use with a modifier only; and nothing says mental health: no
+              principal diagnosis of MENTAL_HEALTH, no modifier MENTAL_HEALTH_MODIFIER
   drug        a listed ingredient: of the dispensed drug, or of an NDC on a medical line
   provider    `part2` only: a provider or pharmacy is a Part 2 program by the registry, or a listed taxonomy
   linked      a pharmacy claim whose prescriber billed or rendered a tagged medical claim of the same member that ended
@@ -32,6 +36,13 @@ if TYPE_CHECKING:
 LINK_DAYS = 7
 """Days from the end of a tagged visit to a fill that is linked to it. Our decision, no public source."""
 
+MENTAL_HEALTH = "F(0[1-9]|[2-9]).*"
+"""Principal diagnoses (ICD-10-CM, without dots) by which a county's claim says that it is mental health and no DMC-ODS:
+chapter F, mental disorders, but for F10 to F19, which are of substances. Our decision, needs counsel's review."""
+
+MENTAL_HEALTH_MODIFIER = "HE"
+"""HCPCS modifier: mental health program."""
+
 MINOR_AGES = (12, 17)
 """Ages in whole years, both included, at which a minor may consent alone to most listed services: Family Code 6924 to
 6930. Services without a lower age (care of pregnancy, 6925) are tagged from 12 too. Needs counsel's review."""
@@ -43,6 +54,7 @@ def sensitive_claims(con: duckdb.DuckDBPyConnection) -> None:
     con.execute("CREATE OR REPLACE TEMP TABLE program AS SELECT npi FROM provider WHERE part2_program")
     con.execute(f"CREATE OR REPLACE TEMP TABLE found AS SELECT DISTINCT * FROM ({_medical()})")
     con.execute(f"INSERT INTO found {_behavioral_plan()}")
+    con.execute(f"INSERT INTO found {_unclear()}")
     con.execute(f"CREATE OR REPLACE TEMP TABLE medical_hit AS {_of_age('medical_claim', 'from_date')}")
     con.execute(f"CREATE OR REPLACE TEMP TABLE found AS {_pharmacy()}")
     con.execute(f"INSERT INTO found {_linked()}")
@@ -112,6 +124,13 @@ def _codes(table: str, column: str, *systems: str, width: int = 0) -> str:
 _CLAIM = "JOIN medical_claim c ON c.claim_id = l.claim_id"
 _VALID = """(c.from_date BETWEEN k.valid_from AND k.valid_through
     OR c.through_date BETWEEN k.valid_from AND k.valid_through)"""
+_BEHAVIORAL = Category.MENTAL_HEALTH_SPECIALTY
+_KIND = " UNION ALL ".join(
+    f"""SELECT c.claim_id, k.category FROM medical_claim c JOIN organisation o ON o.organisation_id = c.{named}
+    JOIN listed k ON k.code_system = 'ORGANISATION_KIND' AND k.code = o.kind WHERE {_VALID}"""
+    for named in ("organisation_id", "submitter_id")
+)
+"""Claims by the listed kind of the organisation that they belong to or come from: claim_id, category."""
 _MODIFIERS = ("modifier_1", "modifier_2", "modifier_3", "modifier_4")
 
 
@@ -167,19 +186,31 @@ def _medical() -> str:
         "FROM medical_claim_line c WHERE c.rendering_npi IN (FROM program)",
     ]
     found += [f"SELECT c.claim_id, '{Category.PART2}', 'provider' {sql}" for sql in programs]
+    found.append(
+        f"SELECT claim_id, category, 'delivery' FROM ({_KIND}) WHERE category <> '{_BEHAVIORAL}'",
+    )
     return " UNION ALL ".join(found)
 
 
 def _behavioral_plan() -> str:
-    """Claims of behavioral health plans, but for those whose lines say substance use treatment (DMC-ODS)."""
-    of = " UNION ALL ".join(
-        f"""SELECT c.claim_id, k.category FROM medical_claim c JOIN organisation o ON o.organisation_id = c.{named}
-        JOIN listed k ON k.code_system = 'ORGANISATION_KIND' AND k.code = o.kind WHERE {_VALID}"""
-        for named in ("organisation_id", "submitter_id")
-    )
-    return f"""SELECT DISTINCT claim_id, category, 'delivery' FROM ({of})
-        WHERE claim_id NOT IN (SELECT claim_id FROM found
+    """Claims of behavioral health plans, but for those whose lines or place say substance use treatment (DMC-ODS)."""
+    return f"""SELECT DISTINCT claim_id, category, 'delivery' FROM ({_KIND})
+        WHERE category = '{_BEHAVIORAL}' AND claim_id NOT IN (SELECT claim_id FROM found
           WHERE category = '{Category.PART2}' AND reason IN ('line', 'delivery'))"""
+
+
+def _unclear() -> str:
+    """Claims that may be substance use treatment as well as mental health, and that do not tell which."""
+    codes = _codes("medical_claim_line", "procedure_code", "HCPCS", "CPT")
+    mental = " OR ".join(f"{_plain(f'l.{m}')} = '{MENTAL_HEALTH_MODIFIER}'" for m in _MODIFIERS)
+    return f"""SELECT DISTINCT claim_id, '{Category.PART2}', 'unclear' FROM (
+          SELECT claim_id FROM found WHERE category = '{_BEHAVIORAL}'
+          UNION ALL SELECT c.claim_id FROM medical_claim_line l JOIN {codes} ON k.said = l.procedure_code {_CLAIM}
+            WHERE {_VALID} AND k.category = '{Category.PART2}' AND len(k.with_modifier) > 0)
+        WHERE claim_id NOT IN (SELECT claim_id FROM found WHERE category = '{Category.PART2}')
+          AND claim_id NOT IN (SELECT claim_id FROM diagnosis WHERE role = 'principal' AND code_system = 'ICD-10-CM'
+            AND regexp_full_match({_plain("code")}, '{MENTAL_HEALTH}'))
+          AND claim_id NOT IN (SELECT claim_id FROM medical_claim_line l WHERE {mental})"""
 
 
 def _drug(name: str) -> str:

@@ -123,7 +123,7 @@ def _organisations(stage: Stage) -> None:
         """trim(organisation_id) AS organisation_id, wb_text(name) AS name, lower(trim(kind)) AS kind,
         wb_text(county_code) AS county_code""",
         """CASE WHEN wb_text(organisation_id) IS NULL THEN 'no organisation id'
-        WHEN lower(trim(kind)) NOT IN ('mcp', 'bhp', 'county', 'provider', 'tribe', 'state') THEN 'unknown kind' END""",
+        WHEN lower(trim(kind)) NOT IN ('mcp', 'bhp', 'dmc_ods', 'county', 'provider', 'tribe', 'state') THEN 'unknown kind' END""",
     )
 
 

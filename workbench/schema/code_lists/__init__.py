@@ -23,7 +23,8 @@ origin       of `part2.csv`:
   registry     a fact of the organisation registry, not of a code
   law          the law that the note names; not checked by counsel
   recollection by heart, unverified
-with_modifier  the code counts only on a line that also has one of these modifiers.
+with_modifier  the code says so only on a line that also has one of these modifiers. Without one it may be: such a
+               claim is `unclear` unless it says mental health (workbench.lake.sensitive).
 
 A list is a proxy: 42 CFR Part 2, for one, follows the source programme and not the code. These tag too much rather than
 too little where we could choose. What they hold can be compared with CMS's list (conformance to that list); how much of
