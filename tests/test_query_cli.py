@@ -276,6 +276,36 @@ def test_a_file_of_statements_is_answered_line_by_line_and_never_stops(
     assert answers[4]["rows"] > 20 and len(answers[4]["data"]) == 20 and answers[5]["data"][0][2] == "1.50"
 
 
+@pytest.mark.parametrize("form", ["--json", "--jsonl"])
+def test_a_number_that_json_lacks_is_a_text_and_the_line_stays_json(
+    run: Any, tmp_path: Path, form: str
+) -> None:
+    sql = (
+        "SELECT 1/0 AS a, -1/0 AS b, 'nan'::DOUBLE AS c, [1/0, 2.5] AS d, {'x': 1/0} AS e, NULL::DOUBLE AS f"
+    )
+    asked = sql
+    if form == "--jsonl":
+        asked = str(tmp_path / "statements.jsonl")
+        Path(asked).write_text(json.dumps({"id": "x", "sql": sql}))
+    done = run("query", "--grant", "demo-analyst", form, asked)
+    found = json.loads(done.stdout, parse_constant=pytest.fail)
+    assert found["data"] == [["Infinity", "-Infinity", "NaN", ["Infinity", 2.5], {"x": "Infinity"}, None]]
+
+
+def test_a_line_without_an_id_is_not_run(run: Any, world: World, tmp_path: Path) -> None:
+    file = tmp_path / "statements.jsonl"
+    deep = "[" * 100_000
+    file.write_text('{"sql": "SELECT 41"}\n{"id": null, "sql": "SELECT 42"}\n{"id": NaN}\n' + deep)
+    before = len(world.log())
+    done = run("query", "--grant", "demo-analyst", "--jsonl", str(file))
+    answers = [json.loads(line, parse_constant=pytest.fail) for line in done.stdout.splitlines()]
+    assert [(a["id"], a["ok"], a["code"]) for a in answers] == [
+        (id, False, "bad-request") for id in (None, None, "NaN", None)
+    ]
+    assert all(a["reason"] for a in answers) and done.exit_code == 0
+    assert not [event for event in world.log()[before:] if event["event"] in ("admitted", "refused")]
+
+
 def test_slices_are_built_listed_and_shown_with_what_was_removed(run: Any) -> None:
     done = run("slice", "build", "--grant", "demo-analyst", "--grant", "demo-public", "--json")
     built = json.loads(done.stdout)

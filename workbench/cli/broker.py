@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import sys
 from collections.abc import Iterator
@@ -84,7 +85,7 @@ def query(
         if jsonl is not None:
             for line in jsonl:
                 if line.strip():
-                    click.echo(json.dumps(_answer_line(broker, line, address), default=str))
+                    click.echo(_json(_answer_line(broker, line, address)))
             return
         answer = broker.query(sys.stdin.read() if sql == "-" else str(sql), address)
     if as_json:
@@ -92,7 +93,7 @@ def query(
             name: getattr(answer, name)
             for name in ("query", "grant", "release", "slice", "synthetic", "notice")
         }
-        click.echo(json.dumps(stamp | _rows(answer.table, None), default=str))
+        click.echo(_json(stamp | _rows(answer.table, None)))
     else:
         _print(answer, rows)
 
@@ -112,15 +113,28 @@ def _answer_line(broker: Any, line: str, address: dict[str, Any]) -> dict[str, A
         asked = json.loads(line)
         answer["id"] = asked.get("id")
         sql = asked["sql"]
-        if not isinstance(sql, str):
+        if not isinstance(sql, str) or answer["id"] is None:
             raise TypeError
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return answer | {"code": "bad-request", "reason": 'A line is {"id": …, "sql": "…"}.'}
     try:
         return answer | {"ok": True} | _rows(broker.query(sql, address).table, FIRST_ROWS)
     except WorkbenchError as error:
         reason = error.reason if not error.hint else f"{error.reason} {error.hint}"
         return answer | {"code": error.code, "reason": reason}
+
+
+def _json(value: Any) -> str:
+    """JSON as the standard has it: numbers that it lacks are the texts "Infinity", "-Infinity" and "NaN"."""
+    return json.dumps(_plain(value), default=str, allow_nan=False)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    return [_plain(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 def _rows(table: Any, first: int | None) -> dict[str, Any]:
