@@ -199,6 +199,7 @@ def test_a_fill_from_a_part2_program_is_tagged(role: str) -> None:
         (LINK_DAYS + 1, "9", "m", False),
         (-1, "9", "m", False),
         (0, "8", "m", False),
+        (0, "9", "n", False),
     ],
 )
 def test_a_fill_is_linked_to_a_tagged_visit_of_its_prescriber(
@@ -219,6 +220,31 @@ def test_a_fill_is_linked_to_a_tagged_visit_of_its_prescriber(
                 "prescriber_npi": prescriber,
             }
         ],
+    )
+    assert found == {("medical", "c", "diagnosis")} | ({("pharmacy", "p", "linked")} if linked else set())
+
+
+@pytest.mark.parametrize(
+    ("day", "linked"),
+    [
+        ("2025-02-28", False),
+        ("2025-03-01", True),
+        ("2025-03-15", True),
+        ("2025-03-31", True),
+        ("2025-04-07", True),
+        ("2025-04-08", False),
+    ],
+)
+@pytest.mark.parametrize("lines", [[], [line()]], ids=["no lines", "a line"])
+def test_a_fill_during_a_tagged_stay_is_linked_with_and_without_lines(
+    day: str, linked: bool, lines: list[dict[str, Any]]
+) -> None:
+    filled = {**FILL, "fill_date": date.fromisoformat(day), "drug_name": "gabapentin", "prescriber_npi": "9"}
+    found = tags(
+        medical_claim=[claim("2025-03-01", "2025-03-31", billing_npi="9")],
+        medical_claim_line=lines,
+        diagnosis=[dx("F1120")],
+        pharmacy_claim=[filled],
     )
     assert found == {("medical", "c", "diagnosis")} | ({("pharmacy", "p", "linked")} if linked else set())
 

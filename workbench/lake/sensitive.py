@@ -13,9 +13,9 @@ of workbench.schema.code_lists.
               principal diagnosis of MENTAL_HEALTH, no modifier MENTAL_HEALTH_MODIFIER
   drug        a listed ingredient: of the dispensed drug, or of an NDC on a medical line
   provider    `part2` only: a provider or pharmacy is a Part 2 program by the registry, or a listed taxonomy
-  linked      a pharmacy claim whose prescriber billed or rendered a tagged medical claim of the same member that ended
-              on the day of the fill or at most LINK_DAYS before: what was prescribed at that visit. Our decision: a
-              prescription tells of the encounter that it comes from
+  linked      a pharmacy claim whose prescriber billed or rendered a tagged medical claim of the same member, filled from
+              the first day of that claim to LINK_DAYS after its last: what was prescribed at that visit or in that stay.
+              Our decision: a prescription tells of the encounter that it comes from
   category    `minor_consent` only: the member was of MINOR_AGES, and the claim is of a category to whose services a
               minor may consent alone. Its own codes (therapy, care of pregnancy) count at those ages only
 """
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     import duckdb
 
 LINK_DAYS = 7
-"""Days from the end of a tagged visit to a fill that is linked to it. Our decision, no public source."""
+"""Days from the last day of a tagged visit to a fill that is linked to it. Our decision, no public source."""
 
 MENTAL_HEALTH = "F(0[1-9]|[2-9]).*"
 """Principal diagnoses (ICD-10-CM, without dots) by which a county's claim says that it is mental health and no DMC-ODS:
@@ -232,10 +232,11 @@ def _pharmacy() -> str:
 
 def _linked() -> str:
     return f"""SELECT DISTINCT p.claim_id, v.category, 'linked' FROM pharmacy_claim p JOIN (
-          SELECT DISTINCT c.member_id, c.through_date, h.category, unnest([c.billing_npi, l.rendering_npi]) AS npi
-          FROM medical_hit h JOIN medical_claim c USING (claim_id) JOIN medical_claim_line l USING (claim_id)) v
+          SELECT DISTINCT c.member_id, c.from_date, coalesce(c.through_date, c.from_date) AS through_date, h.category,
+            unnest([c.billing_npi, l.rendering_npi]) AS npi
+          FROM medical_hit h JOIN medical_claim c USING (claim_id) LEFT JOIN medical_claim_line l USING (claim_id)) v
         ON v.member_id = p.member_id AND v.npi = p.prescriber_npi
-          AND p.fill_date BETWEEN v.through_date AND v.through_date + {LINK_DAYS}"""
+          AND p.fill_date BETWEEN v.from_date AND v.through_date + {LINK_DAYS}"""
 
 
 def _of_age(claims: str, day: str) -> str:
