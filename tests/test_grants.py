@@ -111,6 +111,12 @@ def test_a_file_that_is_no_yaml_is_named_without_its_content(tmp_path: Path) -> 
 
 
 STATE = {"relation": "state"}
+TEMPLATE: dict[str, Any] = {
+    "for_each": "mcp",
+    "name": "x-{org}",
+    "groups": ["mcp-{org}"],
+    "organisation": {"relation": "mcp", "ids": ["{org}"]},
+}
 INCLUDED = {"part2": "include", "basis": "research_2_52"}
 
 
@@ -165,12 +171,37 @@ INCLUDED = {"part2": "include", "basis": "research_2_52"}
         ({"organisation": {"relation": "cohort"}}, "name at least one organisation"),
         ({"for_each": "mcp"}, "must hold {org}"),
         ({"for_each": "ship", "name": "x-{org}"}, "no organisation of this kind"),
+        ({**TEMPLATE, "groups": ["mcp-{org}", "g1"]}, "g1 would hold the grant of every organisation"),
+        (
+            {**TEMPLATE, "organisation": {"relation": "mcp", "ids": ["sierra-vista"]}},
+            "organisation.ids: in a template",
+        ),
+        (
+            {**TEMPLATE, "title": "Care of {orgname}"},
+            "nothing fills in {orgname}: a template fills in {org} and {org_name}",
+        ),
+        ({"title": "Care of {org_name}"}, "nothing fills in {org_name}: for_each is missing"),
+        (
+            {"organisation": {"relation": "provider", "ids": ["clinic-99"]}},
+            "clinic-99 not in organisations.yaml",
+        ),
+        ({"organisation": {"relation": "tribe", "ids": ["tribe-x"]}}, "tribe-x not in organisations.yaml"),
+        ({"organisation": {"relation": "cohort", "ids": ["study-9"]}}, "study-9 not in organisations.yaml"),
+        (
+            {"channels": ["notebook", "reports"], "sensitive": {"hiv": "with_consent"}},
+            "cannot follow a revocation",
+        ),
     ],
 )
 def test_a_grant_that_says_what_may_not_be_is_refused_with_the_rule(
     tmp_path: Path, changes: dict[str, Any], says: str
 ) -> None:
     assert says in refusal(tmp_path, **changes)
+
+
+def test_a_template_is_one_grant_of_each_organisation_with_its_own_group(tmp_path: Path) -> None:
+    made = [(grant.groups, grant.organisation.ids) for grant in book(tmp_path, **TEMPLATE)]
+    assert made == [(("mcp-mission-peak",), ("mission-peak",)), (("mcp-sierra-vista",), ("sierra-vista",))]
 
 
 def test_what_a_grant_does_not_name_is_excluded(tmp_path: Path) -> None:
@@ -365,6 +396,7 @@ def test_a_folder_of_a_thousand_grants_loads_in_less_than_a_second(tmp_path: Pat
     template = {
         **VALID,
         "for_each": "county",
+        "groups": ["{org}-office"],
         "organisation": {"relation": "county", "ids": ["{org}"]},
         "recipient": {"id": "{org}", "state": "CA"},
         "sensitive": {"part2": "with_consent", "basis": "consent_tpo", "reproductive": "include"},

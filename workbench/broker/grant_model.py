@@ -204,6 +204,11 @@ class Grant(_Model):
             )
         if Channel.FEED in self.channels and self.level not in FEED_LEVELS:
             raise ValueError(f"channel feed is for the levels {_listed(FEED_LEVELS)}")
+        if Channel.REPORTS in self.channels and self.sensitive.with_consent:
+            raise ValueError(
+                "channel reports keeps what it wrote, which cannot follow a revocation: "
+                f"with_consent ({', '.join(self.sensitive.with_consent)}) goes with other channels"
+            )
         self._columns_exist()
         return self
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date
@@ -260,6 +261,9 @@ def _grants_of(file: Path, registry: OrganisationRegistry) -> list[Grant]:
     """The grants of one file: one, or one for each organisation of a template."""
     raw = _read(file)
     kind = raw.get("for_each")
+    if unfilled := _placeholders(raw) - (set() if kind is None else {"{org}", "{org_name}"}):
+        known = "for_each is missing" if kind is None else "a template fills in {org} and {org_name}"
+        raise InvalidGrants([f"{file.name}: nothing fills in {', '.join(sorted(unfilled))}: {known}"])
     if kind is None:
         grants = [_validated(file, {k: v for k, v in raw.items() if k != "for_each"})]
     else:
@@ -270,13 +274,11 @@ def _grants_of(file: Path, registry: OrganisationRegistry) -> list[Grant]:
                     f"{file.name}: for_each: the registry has no organisation of this kind; it has {', '.join(registry.kinds())}"
                 ]
             )
-        if "{org}" not in str(raw.get("name")):
-            raise InvalidGrants([f"{file.name}: name: the name of a template must hold {{org}}"])
+        if faults := _faults_of_template(raw):
+            raise InvalidGrants([f"{file.name}: {fault}" for fault in faults])
         template = {key: value for key, value in raw.items() if key != "for_each"}
         grants = [_validated(file, _filled(template, one, registry.name(one))) for one in organisations]
-    unknown = sorted(
-        {o for g in grants for o in g.organisation.ids if registry.kind(o) is None and _must_be_known(g)}
-    )
+    unknown = sorted({o for g in grants for o in g.organisation.ids if registry.kind(o) is None})
     if unknown:
         raise InvalidGrants([f"{file.name}: organisation.ids: {', '.join(unknown)} not in {REGISTRY_FILE}"])
     wrong = sorted(
@@ -294,9 +296,35 @@ def _grants_of(file: Path, registry: OrganisationRegistry) -> list[Grant]:
     return grants
 
 
-def _must_be_known(grant: Grant) -> bool:
-    """Providers and Tribes come with the sources; plans and counties are in the registry."""
-    return grant.organisation.relation in (Relation.MCP, Relation.BHP, Relation.COUNTY)
+def _faults_of_template(raw: Mapping[str, Any]) -> list[str]:
+    """Where a template would give one organisation's grant to another, or two grants one name."""
+    faults = []
+    if "{org}" not in str(raw.get("name")):
+        faults.append("name: the name of a template must hold {org}")
+    if fixed := [group for group in _listed(raw.get("groups")) if "{org}" not in str(group)]:
+        faults.append(
+            f"groups: {', '.join(map(str, fixed))} would hold the grant of every organisation; in a template each must hold {{org}}"
+        )
+    organisation = raw.get("organisation")
+    ids = _listed(organisation.get("ids")) if isinstance(organisation, dict) else []
+    if any("{org}" not in str(id) for id in ids):
+        faults.append("organisation.ids: in a template each must hold {org}")
+    return faults
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _placeholders(value: Any) -> set[str]:
+    """Whatever stands in braces in the texts of a file."""
+    if isinstance(value, str):
+        return set(re.findall(r"\{[^{}]*\}", value))
+    if isinstance(value, list):
+        return set().union(*map(_placeholders, value))
+    if isinstance(value, dict):
+        return set().union(*map(_placeholders, value.values()))
+    return set()
 
 
 def _validated(file: Path, raw: dict[str, Any]) -> Grant:
