@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from collections import Counter
 from datetime import date
+from pathlib import Path
 from typing import Any
 
 import duckdb
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from tests.lake_drop import Drop, year
+from tests.lake_drop import fill as sent_fill
+from tests.lake_drop import line as sent
+from workbench.lake.release import build
 from workbench.lake.sensitive import LINK_DAYS, sensitive_claims
 from workbench.schema import dictionary
 from workbench.schema.code_lists import code_list
@@ -291,3 +297,53 @@ def test_conformance_to_cms_list_is_whole() -> None:
     tagged = {claim_id for _, claim_id, _ in tags(medical_claim=claims, **rows)}
     assert [listed[int(c["claim_id"])].code for c in claims if c["claim_id"] not in tagged] == []
     assert len(listed) == 724
+
+
+def test_a_release_tags_what_files_write_untidily_what_a_dmc_ods_delivers_and_what_was_filled_in_a_stay(
+    tmp_path: Path,
+) -> None:
+    """From source files to Parquet: the tags of a release, each claim with its one reason."""
+    small = {
+        "organisations.csv": "organisation_id,name,kind,county_code\nods-54,County ODS,DMC_ODS,54\n",
+        "providers.csv": "npi,name,taxonomy,county_code,part2_program\n77\u00a0,Program,101Y00000X,54,true\n",
+    }
+    medical = [
+        sent("NBSP", _037="F10.20\u00a0"),
+        sent("ZERO", _037="f10\u200b.20"),
+        sent("LINE", _088="H0020\u00a0"),
+        sent("BILLS", _148="77\u2009"),
+        sent("RENDERS", _135="\ufeff77"),
+        sent("ODS", _003="ods-54\u00a0", _088="T1017"),
+        sent("UNSAID", _003="bhp-54", _088="T1017", _037="Z590"),
+        sent("TOLD", _003="bhp-54", _088="T1017", _037="F322"),
+        sent("STAY", "20250501", _120="20250531", _037="F1120", _148="99"),
+        sent("PLAIN"),
+    ]
+    fills = [
+        sent_fill("IN", "20250510", _051="99\u00a0"),
+        sent_fill("AFTER", "20250608", _051="99"),
+        sent_fill("FROM", _054="77\u200b"),
+    ]
+    files = {"ME_a.txt": year(), "MC_a.txt": medical, "PC_a.txt": fills}
+    release = build(Drop(tmp_path / "s", files, small).write(), tmp_path / "lake")
+    found = {
+        (row["claim_id"], row["category"], row["reason"])
+        for part in release.parts("sensitive_claim")
+        for row in pq.read_table(part).to_pylist()
+    }
+    assert found == {
+        ("NBSP", "part2", "diagnosis"),
+        ("ZERO", "part2", "diagnosis"),
+        ("LINE", "part2", "line"),
+        ("BILLS", "part2", "provider"),
+        ("RENDERS", "part2", "provider"),
+        ("ODS", "part2", "delivery"),
+        ("UNSAID", "part2", "unclear"),
+        ("UNSAID", "mental_health_specialty", "delivery"),
+        ("TOLD", "mental_health_specialty", "delivery"),
+        ("STAY", "part2", "diagnosis"),
+        ("IN", "part2", "linked"),
+        ("FROM", "part2", "provider"),
+    }
+    npis = {row["npi"] for part in release.parts("provider") for row in pq.read_table(part).to_pylist()}
+    assert "77" in npis and all(npi == npi.strip() for npi in npis)

@@ -64,7 +64,7 @@ def claim(**more: Any) -> dict[str, Any]:
     }
 
 
-def dx(code: str, system: str = "ICD-10-CM", **more: Any) -> dict[str, Any]:
+def dx(code: str, system: str | None = "ICD-10-CM", **more: Any) -> dict[str, Any]:
     return {
         "claim_id": "c",
         "member_id": "m",
@@ -80,7 +80,7 @@ def line(code: str | None = None, **more: Any) -> dict[str, Any]:
     return {"claim_id": "c", "member_id": "m", "line_number": 3, "procedure_code": code, **more}
 
 
-def px(code: str, system: str = "ICD-10-PCS") -> dict[str, Any]:
+def px(code: str, system: str | None = "ICD-10-PCS") -> dict[str, Any]:
     return {"claim_id": "c", "member_id": "m", "position": 2, "code_system": system, "code": code}
 
 
@@ -154,9 +154,38 @@ def test_a_claim_that_only_looks_like_one_is_not_tagged(tables: dict[str, Any]) 
     assert tags(**tables) == set()
 
 
-@pytest.mark.parametrize("spelling", ["F11.20", "f1120", " F1120 ", "F11 .20", "f11.20"])
-def test_dots_case_and_spaces_do_not_matter(spelling: str) -> None:
+SPACES = ["\u00a0", "\u200b", "\ufeff", "\u2009", "\u3000", "\u00ad", "\t", "\r\n"]
+
+
+@pytest.mark.parametrize(
+    "spelling",
+    ["F11.20", "f1120", " F1120 ", "F11 .20", "f11.20", *(f"F1{s}1.20{s}" for s in SPACES)],
+    ids=ascii,
+)
+def test_dots_case_and_every_kind_of_space_do_not_matter(spelling: str) -> None:
     assert tags(diagnosis=dx(spelling)) == {("c", "part2", "diagnosis")}
+
+
+@pytest.mark.parametrize("system", ["icd-10-cm", "ICD10CM", " ICD-10-CM\u00a0", None, "", "ABK"], ids=ascii)
+def test_a_diagnosis_hits_however_its_system_is_written_or_not_said(system: str | None) -> None:
+    assert tags(diagnosis=dx("F1120", system)) == {("c", "part2", "diagnosis")}
+    assert tags(diagnosis=dx("F112", system)) == set()
+
+
+@pytest.mark.parametrize("code", ["HZ2ZZZZ", "9461", "H0020", "99408"])
+def test_a_procedure_without_a_system_hits_in_each(code: str) -> None:
+    assert tags(procedure=px(code, None)) == {("c", "part2", "procedure")}
+
+
+def test_an_old_code_without_a_system_hits_while_it_is_valid() -> None:
+    old = claim(from_date=date(2014, 5, 1), through_date=date(2014, 5, 1))
+    assert tags(medical_claim=old, diagnosis=dx("303.90", None)) == {("c", "part2", "diagnosis")}
+
+
+@pytest.mark.parametrize("space", SPACES, ids=ascii)
+def test_an_organisation_and_a_drug_are_known_with_a_space_that_nobody_sees(space: str) -> None:
+    assert tags(medical_claim=claim(organisation_id=f"ods-01{space}")) == {("c", "part2", "delivery")}
+    assert tags(medical_claim=[], pharmacy_claim=fill(f"{space}methadone{space}")) == {("p", "part2", "drug")}
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,11 @@ def make_canonical(con: duckdb.DuckDBPyConnection) -> None:
     con.execute(f"CREATE TABLE care_note AS SELECT {_names('care_note')} FROM stage.care_note")
 
 
+def tidy(said: str) -> str:
+    """SQL of an id without any space of Unicode and without characters that are not seen; NULL where nothing is left."""
+    return rf"nullif(regexp_replace({said}, '[\s\p{{Z}}\p{{C}}]', '', 'g'), '')"
+
+
 def _ingredients(con: duckdb.DuckDBPyConnection) -> None:
     """Makes the temporary table `ndc_ingredient`: one row per NDC with all ingredients that anybody names.
 
@@ -49,11 +54,11 @@ def _names(table: str, *leave_out: str) -> str:
     return ", ".join(name for name in dictionary()[table].columns if name not in leave_out)
 
 
-def _latest(table: str, key: str, order: str) -> str:
+def _latest(table: str, key: str, order: str, source: str = "") -> str:
     """The last reported value of each column, empty ones never; the greater value where two are reported at once."""
     columns = [name for name in dictionary()[table].columns if name != key]
     picked = ", ".join(f"arg_max({c}, ({order}, {c})) FILTER ({c} IS NOT NULL) AS {c}" for c in columns)
-    return f"SELECT {key}, {picked} FROM stage.{table} GROUP BY {key}"
+    return f"SELECT {key}, {picked} FROM {source or f'stage.{table}'} GROUP BY {key}"
 
 
 def _member(con: duckdb.DuckDBPyConnection) -> None:
@@ -63,10 +68,14 @@ def _member(con: duckdb.DuckDBPyConnection) -> None:
 
 def _provider(con: duckdb.DuckDBPyConnection) -> None:
     """The registry knows more than the provider file: it comes later in the order of the files."""
-    picked = _latest("provider", "npi", "source_file, source_row")
+    con.execute(
+        f"CREATE TEMP TABLE said AS SELECT * REPLACE ({tidy('npi')} AS npi) FROM stage.provider WHERE {tidy('npi')} IS NOT NULL"
+    )
+    picked = _latest("provider", "npi", "source_file, source_row", "said")
     con.execute(
         f"CREATE TABLE provider AS SELECT * REPLACE (coalesce(part2_program, false) AS part2_program) FROM ({picked})"
     )
+    con.execute("DROP TABLE said")
 
 
 def _joined_spans(source: str, by: str) -> str:
@@ -148,6 +157,7 @@ def _medical(con: duckdb.DuckDBPyConnection) -> None:
         "from_date": "min(least(coalesce(claim_from_date, from_date), coalesce(from_date, claim_from_date)))",
         "through_date": """max(greatest(coalesce(claim_through_date, through_date, claim_from_date, from_date),
             coalesce(through_date, claim_through_date, from_date, claim_from_date)))""",
+        "billing_npi": tidy("arg_min(billing_npi, line_number) FILTER (billing_npi IS NOT NULL)"),
         "claim_status": "CASE WHEN bool_or(claim_status = 'paid') THEN 'paid' ELSE 'denied' END",
     }
     picked = ", ".join(
@@ -162,6 +172,7 @@ def _medical(con: duckdb.DuckDBPyConnection) -> None:
         "from_date": "coalesce(from_date, claim_from_date) AS from_date",
         "through_date": """coalesce(through_date, claim_through_date, from_date, claim_from_date)
             AS through_date""",
+        "rendering_npi": f"{tidy('rendering_npi')} AS rendering_npi",
     }
     listed = ", ".join(days.get(c, c) for c in dictionary()["medical_claim_line"].columns)
     con.execute(f"CREATE TABLE medical_claim_line AS SELECT {listed} FROM stage.medical_line")
@@ -205,6 +216,7 @@ def _codes(con: duckdb.DuckDBPyConnection) -> None:
 def _pharmacy(con: duckdb.DuckDBPyConnection) -> None:
     con.execute(
         f"""CREATE TABLE pharmacy_claim AS SELECT {_names("pharmacy_claim")} FROM (
-          SELECT p.* REPLACE (lower(coalesce(p.drug_name, n.ingredient)) AS drug_name)
+          SELECT p.* REPLACE (lower(coalesce(p.drug_name, n.ingredient)) AS drug_name,
+            {tidy("p.prescriber_npi")} AS prescriber_npi, {tidy("p.pharmacy_npi")} AS pharmacy_npi)
           FROM stage.pharmacy_line p LEFT JOIN {NDC_INGREDIENT} n USING (ndc))"""
     )

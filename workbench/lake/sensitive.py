@@ -1,7 +1,8 @@
 """Which claims are of a sensitive category, each with its reason: table `sensitive_claim`.
 
 One hit tags the whole claim. A code hits only in its own code system (a diagnosis H0034 is not the HCPCS H0034),
-where dots, case and spaces do not matter, and where it is valid on the claim's first or last day. The codes are those
+where only letters and digits matter and no case, and where it is valid on the claim's first or last day. A diagnosis
+or procedure whose code system is not said, or is none that we know, hits in every system of such codes. The codes are those
 of workbench.schema.code_lists.
 
   diagnosis, procedure, drg, line   a listed code in that place; `line` is a procedure, modifier or revenue code
@@ -26,7 +27,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from workbench.lake.canonical import NDC_INGREDIENT
+from workbench.lake.canonical import NDC_INGREDIENT, tidy
 from workbench.schema.code_lists import code_list
 from workbench.schema.sensitive import Category
 
@@ -103,8 +104,8 @@ def _load_codes(con: duckdb.DuckDBPyConnection) -> None:
 
 
 def _plain(code: str) -> str:
-    """A code without dots and spaces, in upper case."""
-    return rf"upper(regexp_replace({code}, '[.\s]', '', 'g'))"
+    """The letters and digits of a code, in upper case: no dots, no marks, no space of any alphabet, seen or not."""
+    return f"upper(regexp_replace({code}, '[^A-Za-z0-9]', '', 'g'))"
 
 
 def _codes(table: str, column: str, *systems: str, width: int = 0) -> str:
@@ -126,8 +127,11 @@ _VALID = """(c.from_date BETWEEN k.valid_from AND k.valid_through
     OR c.through_date BETWEEN k.valid_from AND k.valid_through)"""
 _BEHAVIORAL = Category.MENTAL_HEALTH_SPECIALTY
 _KIND = " UNION ALL ".join(
-    f"""SELECT c.claim_id, k.category FROM medical_claim c JOIN organisation o ON o.organisation_id = c.{named}
-    JOIN listed k ON k.code_system = 'ORGANISATION_KIND' AND k.code = o.kind WHERE {_VALID}"""
+    f"""SELECT c.claim_id, k.category FROM medical_claim c JOIN (
+      SELECT d.said, k.* FROM (SELECT DISTINCT {named} AS said FROM medical_claim) d
+      JOIN organisation o ON {tidy("o.organisation_id")} = {tidy("d.said")}
+      JOIN listed k ON k.code_system = 'ORGANISATION_KIND' AND k.code = o.kind) k ON k.said = c.{named}
+    WHERE {_VALID}"""
     for named in ("organisation_id", "submitter_id")
 )
 """Claims by the listed kind of the organisation that they belong to or come from: claim_id, category."""
@@ -140,9 +144,18 @@ def _line(column: str, *systems: str, width: int = 0, also: str = "true") -> str
         WHERE {_VALID} AND {also}"""
 
 
+_SYSTEMS = ("ICD-10-CM", "ICD-9-CM", "ICD-10-PCS", "ICD-9-PCS", "HCPCS", "CPT")
+
+
 def _icd(table: str, *systems: str) -> str:
-    return f"""FROM {table} l JOIN {_codes(table, "code", *systems)}
-        ON k.said = l.code AND k.code_system = l.code_system {_CLAIM} WHERE {_VALID}"""
+    """Codes that say their system, and in each of these systems those that say none or one that nobody knows."""
+    said, within = _plain("d.system"), ", ".join(f"'{system}'" for system in systems)
+    known = ", ".join(f"'{system.replace('-', '')}'" for system in _SYSTEMS)
+    return f"""FROM {table} l JOIN (
+          SELECT d.said, d.system, k.* FROM (SELECT DISTINCT code AS said, code_system AS system FROM {table}) d
+          JOIN listed k ON k.code = {_plain("d.said")} AND k.code_system IN ({within}) AND len(k.with_modifier) = 0
+            AND (replace(k.code_system, '-', '') = {said} OR coalesce({said}, '') NOT IN ({known}))) k
+        ON k.said = l.code AND k.system IS NOT DISTINCT FROM l.code_system {_CLAIM} WHERE {_VALID}"""
 
 
 def _medical() -> str:
@@ -150,7 +163,7 @@ def _medical() -> str:
     with_modifier = ", ".join(_plain(f"l.{modifier}") for modifier in _MODIFIERS)
     hits = [
         ("diagnosis", _icd("diagnosis", "ICD-10-CM", "ICD-9-CM")),
-        ("procedure", _icd("procedure", "ICD-10-PCS", "ICD-9-PCS")),
+        ("procedure", _icd("procedure", "ICD-10-PCS", "ICD-9-PCS", "HCPCS", "CPT")),
         (
             "drg",
             f"""FROM medical_claim c JOIN {_codes("medical_claim", "ms_drg", "MS-DRG", width=3)}
@@ -208,14 +221,16 @@ def _unclear() -> str:
           UNION ALL SELECT c.claim_id FROM medical_claim_line l JOIN {codes} ON k.said = l.procedure_code {_CLAIM}
             WHERE {_VALID} AND k.category = '{Category.PART2}' AND len(k.with_modifier) > 0)
         WHERE claim_id NOT IN (SELECT claim_id FROM found WHERE category = '{Category.PART2}')
-          AND claim_id NOT IN (SELECT claim_id FROM diagnosis WHERE role = 'principal' AND code_system = 'ICD-10-CM'
+          AND claim_id NOT IN (SELECT claim_id FROM diagnosis WHERE role = 'principal' AND {_plain("code_system")} = 'ICD10CM'
             AND regexp_full_match({_plain("code")}, '{MENTAL_HEALTH}'))
           AND claim_id NOT IN (SELECT claim_id FROM medical_claim_line l WHERE {mental})"""
 
 
 def _drug(name: str) -> str:
     """The listed ingredient is one of the words of a drug's name."""
-    return f"list_contains(regexp_extract_all({name}, '[a-z]+'), k.code)"
+    return (
+        rf"list_contains(regexp_extract_all(regexp_replace({name}, '\p{{Cf}}', '', 'g'), '[a-z]+'), k.code)"
+    )
 
 
 def _pharmacy() -> str:
