@@ -112,6 +112,7 @@ _SPENT = frozenset({"query-failed", "slice-unreadable"})
 
 STATUS = {
     "out-of-memory": 422,
+    "text-too-long": 422,
     "time-limit": 422,
     "slice-unreadable": 500,
     "query-failed": 500,
@@ -120,6 +121,11 @@ STATUS = {
 """HTTP status of a code where it is not 400."""
 
 
+_TOO_LONG = {
+    "code": "text-too-long",
+    "reason": "A text grew beyond the 4 GB that the engine can hold.",
+    "hint": "Shorten it with left(…), or join fewer texts.",
+}
 _UNKNOWN = {
     "code": "query-failed",
     "reason": "The engine failed on this query.",
@@ -131,7 +137,7 @@ def explain(error: BaseException) -> dict[str, str]:
     """`{"code", "reason", "hint"}` of an engine error, without its message."""
     text = str(error)
     if _FATAL.match(text):
-        return dict(_UNKNOWN)
+        return dict(_TOO_LONG if "maximum supported string size" in text else _UNKNOWN)
     if isinstance(error, _SPOKEN):
         for pattern, code, reason, hint in _PATTERNS:
             found = pattern.search(text)
@@ -152,6 +158,8 @@ def spends(error: BaseException) -> bool:
 
     The engine's own limit of memory (OutOfMemoryException) is an ordinary end of a query.
     """
+    if _FATAL.match(str(error)):
+        return True
     said = explain(error)
     if said["code"] == "out-of-memory":
         return not (
