@@ -35,6 +35,7 @@ GRANTS: dict[str, dict[str, Any]] = {
         "sensitive": {"part2": "with_consent", "basis": "consent_tpo", "mental_health_specialty": "include"},
         "purposes": ["treatment", "operations"],
         "channels": ["notebook", "tabulate", "lmr_api", "risk_api", "feed"],
+        "agreement": "A-0",
         "break_glass": True,
     },
     LIMITED: {

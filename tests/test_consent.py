@@ -224,6 +224,7 @@ PLAN_BY_CONSENT: dict[str, Any] = {
     "tables": ["member", "medical_claim", "diagnosis"],
     "sensitive": {"part2": "with_consent", "basis": "consent_tpo"},
     "purposes": ["treatment"],
+    "agreement": "A-0",
     "approver": "The release office",
     "valid_from": "2026-01-01",
     "valid_until": "2036-12-31",

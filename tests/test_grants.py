@@ -12,7 +12,14 @@ import jsonschema
 import pytest
 import yaml
 
-from workbench.broker.grants import GrantBook, GrantRefused, InvalidGrants, Sensitive, grant_schema
+from workbench.broker.grants import (
+    GrantBook,
+    GrantLimits,
+    GrantRefused,
+    InvalidGrants,
+    Sensitive,
+    grant_schema,
+)
 from workbench.lake.synthetic import enrolment
 from workbench.schema.sensitive import Category
 from workbench.settings import PROJECT
@@ -27,6 +34,7 @@ VALID: dict[str, Any] = {
     "organisation": {"relation": "mcp", "ids": ["sierra-vista"], "as_of": "current"},
     "level": "identified",
     "purposes": ["operations"],
+    "agreement": "A-0",
     "approver": "The release office",
     "valid_from": "2026-01-01",
     "valid_until": "2026-12-31",
@@ -136,9 +144,10 @@ INCLUDED = {"part2": "include", "basis": "research_2_52"}
         ),
         ({"organisation": {"relation": "mcp", "ids": ["nobody"]}}, "nobody not in organisations.yaml"),
         ({"organisation": {"relation": "county", "ids": ["sierra-vista"]}}, "of another kind"),
-        ({"level": "limited", "purposes": ["research"]}, "data use agreement"),
+        ({"level": "limited", "purposes": ["research"], "agreement": None}, "data use agreement"),
+        ({"agreement": None}, "agreement: level identified needs the reference of what permits it"),
         ({"level": "limited", "agreement": "A-1", "purposes": ["treatment"]}, "164.514(e)(3)"),
-        ({"purposes": ["research"]}, "needs the reference of its approval"),
+        ({"purposes": ["research"], "agreement": None}, "needs the reference of its approval"),
         ({"level": "safe_harbor"}, "must be state-wide"),
         ({"level": "aggregate"}, "no rows to serve"),
         ({"sensitive": {"part2": "include"}}, "needs a basis"),
@@ -152,7 +161,10 @@ INCLUDED = {"part2": "include", "basis": "research_2_52"}
         ({"sensitive": {"reproductive": "include"}}, "recipient: {state: CA}"),
         ({"sensitive": {"hiv": "with_consent"}, "organisation": STATE}, "needs recipient.id"),
         ({"sensitive": {"part2": "with_consent", "basis": "research_2_52"}}, "goes with basis consent_tpo"),
-        ({"sensitive": {"part2": "include", "basis": "audit_evaluation_2_53"}}, "42 CFR 2.53"),
+        (
+            {"sensitive": {"part2": "include", "basis": "audit_evaluation_2_53"}, "agreement": None},
+            "42 CFR 2.53",
+        ),
         ({"columns": {"payroll": ["x"]}}, "payroll, which is no table of this grant"),
         ({"columns": {"member": ["shoe"]}}, "unknown ['shoe']"),
         ({"columns": {"member": []}}, "columns of member"),
@@ -434,6 +446,7 @@ def test_the_page_on_grants_explains_every_key_and_its_example_is_valid(tmp_path
     page = (PROJECT / "docs" / "grants.md").read_text()
     keys = set(grant_schema()["properties"])
     assert [key for key in sorted(keys) if f"`{key}`" not in page] == []
+    assert [n for n in GrantLimits().model_dump().values() if f"{n:,}" not in page] == []
     example = page.split("```yaml")[1].split("```")[0]
     (tmp_path / "example.yaml").write_text(example)
     [grant] = GrantBook.load(tmp_path)

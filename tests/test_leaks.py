@@ -214,13 +214,15 @@ def test_a_table_does_not_tell_of_everybody_in_a_cell_that_something_is_hidden(
 def test_an_app_or_a_report_which_others_read_breaks_no_glass(served: Api, kind: str) -> None:
     from channel_world import CARE, write_grant
 
-    write_grant(served.world, CARE, channels=["notebook", "tabulate", "lmr_api", "risk_api", "feed", "apps", "reports"])  # fmt: skip
+    channels = ["notebook", "tabulate", "lmr_api", "risk_api", "feed", "apps", "reports"]
+    write_grant(served.world, CARE, channels=channels, sensitive={"mental_health_specialty": "include"})
     bound = served.world.bind("ana", CARE, "treatment", kind=kind)
     reply = bound.ask("POST", f"/members/{D}/break-glass", ASKED)
     assert (reply.status, reply.json["code"]) == (403, "break-glass-refused")
     opened = served.world.bind("ana", CARE, "treatment").ask("POST", f"/members/{D}/break-glass", ASKED)
     assert opened.status == 201
     assert bound.ask("GET", f"/break-glass/{opened.json['access']}/record").status == 403
+    write_grant(served.world, CARE)
 
 
 @pytest.mark.sandbox

@@ -148,6 +148,14 @@ def found(*arguments: str) -> dict[str, Any]:
     return answer
 
 
+def test_explain_says_agreement_limits_tables_and_recipient_as_they_count() -> None:
+    said = run("explain", "nia").output
+    assert "agreement: Provider participation agreement of clinic-19-1 (demo)" in said
+    assert "at most 5,000,000 rows and 2,000,000,000 bytes a day, 2 queries at once, 120 seconds each" in said
+    assert "recipient clinic-19-1, State CA" in said and "tables: member, " in said
+    assert "agreement: none, which this level does not need" in run("explain", "pat").output
+
+
 def test_grants_of_other_groups_are_told_in_one_line_for_each_file() -> None:
     others = {family["file"]: family for family in found("pat")["others"]}
     assert others["county-health.yaml"]["grants"] == 58

@@ -191,7 +191,9 @@ def test_the_command_prints_the_difference_of_two_folders(lake: Lake, tmp_path: 
     for folder, changes in (("old", {}), ("new", INCLUDING)):
         (tmp_path / folder).mkdir()
         file = tmp_path / folder / "one.yaml"
-        file.write_text(yaml.safe_dump(grant(**changes).model_dump(mode="json", exclude_none=True)))
+        file.write_text(
+            yaml.safe_dump(grant(**{"agreement": "A-0"} | changes).model_dump(mode="json", exclude_none=True))
+        )
         registry = {"organisations": {world.SIERRA: {"kind": "mcp", "name": "Sierra"}}}
         (tmp_path / folder / "organisations.yaml").write_text(yaml.safe_dump(registry))
     arguments = ["diff", str(tmp_path / "old"), str(tmp_path / "new"), "--lake", str(lake[2])]

@@ -69,6 +69,8 @@ class Basis(StrEnum):
 AGGREGATE_CHANNELS = frozenset({Channel.TABULATE, Channel.REPORTS, Channel.APPS})
 FEED_LEVELS = frozenset({Level.IDENTIFIED, Level.LIMITED})
 """The feed carries bulk files to a plan or under an agreement; de-identified rows leave by the airlock."""
+AGREED_LEVELS = frozenset({Level.IDENTIFIED, Level.LIMITED})
+"""Rows of people who can be known: the grant names the contract, data use agreement or internal authorisation."""
 HOME_STATE = "CA"
 STAYS_HOME = frozenset({Category.REPRODUCTIVE, Category.GENDER_AFFIRMING})
 """Refused to recipients outside California: Civil Code 56.101(c), 56.108-56.110; the rows stand in `cmia.yaml`."""

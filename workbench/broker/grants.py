@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date
@@ -13,6 +12,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from workbench.broker.grant_model import (
+    AGREED_LEVELS,
     Basis,
     Channel,
     Grant,
@@ -25,6 +25,7 @@ from workbench.broker.grant_model import (
     Template,
     grant_schema,
 )
+from workbench.broker.grant_template import faults_of_template, filled, placeholders
 from workbench.days import today
 from workbench.deid.levels import Level
 from workbench.errors import WorkbenchError
@@ -261,7 +262,7 @@ def _grants_of(file: Path, registry: OrganisationRegistry) -> list[Grant]:
     """The grants of one file: one, or one for each organisation of a template."""
     raw = _read(file)
     kind = raw.get("for_each")
-    if unfilled := _placeholders(raw) - (set() if kind is None else {"{org}", "{org_name}"}):
+    if unfilled := placeholders(raw) - (set() if kind is None else {"{org}", "{org_name}"}):
         known = "for_each is missing" if kind is None else "a template fills in {org} and {org_name}"
         raise InvalidGrants([f"{file.name}: nothing fills in {', '.join(sorted(unfilled))}: {known}"])
     if kind is None:
@@ -274,10 +275,10 @@ def _grants_of(file: Path, registry: OrganisationRegistry) -> list[Grant]:
                     f"{file.name}: for_each: the registry has no organisation of this kind; it has {', '.join(registry.kinds())}"
                 ]
             )
-        if faults := _faults_of_template(raw):
+        if faults := faults_of_template(raw):
             raise InvalidGrants([f"{file.name}: {fault}" for fault in faults])
         template = {key: value for key, value in raw.items() if key != "for_each"}
-        grants = [_validated(file, _filled(template, one, registry.name(one))) for one in organisations]
+        grants = [_validated(file, filled(template, one, registry.name(one))) for one in organisations]
     unknown = sorted({o for g in grants for o in g.organisation.ids if registry.kind(o) is None})
     if unknown:
         raise InvalidGrants([f"{file.name}: organisation.ids: {', '.join(unknown)} not in {REGISTRY_FILE}"])
@@ -296,42 +297,19 @@ def _grants_of(file: Path, registry: OrganisationRegistry) -> list[Grant]:
     return grants
 
 
-def _faults_of_template(raw: Mapping[str, Any]) -> list[str]:
-    """Where a template would give one organisation's grant to another, or two grants one name."""
-    faults = []
-    if "{org}" not in str(raw.get("name")):
-        faults.append("name: the name of a template must hold {org}")
-    if fixed := [group for group in _listed(raw.get("groups")) if "{org}" not in str(group)]:
-        faults.append(
-            f"groups: {', '.join(map(str, fixed))} would hold the grant of every organisation; in a template each must hold {{org}}"
-        )
-    organisation = raw.get("organisation")
-    ids = _listed(organisation.get("ids")) if isinstance(organisation, dict) else []
-    if any("{org}" not in str(id) for id in ids):
-        faults.append("organisation.ids: in a template each must hold {org}")
-    return faults
-
-
-def _listed(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else []
-
-
-def _placeholders(value: Any) -> set[str]:
-    """Whatever stands in braces in the texts of a file."""
-    if isinstance(value, str):
-        return set(re.findall(r"\{[^{}]*\}", value))
-    if isinstance(value, list):
-        return set().union(*map(_placeholders, value))
-    if isinstance(value, dict):
-        return set().union(*map(_placeholders, value.values()))
-    return set()
-
-
 def _validated(file: Path, raw: dict[str, Any]) -> Grant:
     try:
-        return Grant.model_validate(raw)
+        grant = Grant.model_validate(raw)
     except ValidationError as error:
         raise InvalidGrants([_fault(file, dict(item)) for item in error.errors()]) from None
+    if grant.level in AGREED_LEVELS and grant.agreement is None:
+        raise InvalidGrants(
+            [
+                f"{file.name}: agreement: level {grant.level} needs the reference of what permits it: a contract, a "
+                "data use agreement, an internal authorisation"
+            ]
+        )
+    return grant
 
 
 def _fault(file: Path, item: dict[str, Any]) -> str:
@@ -356,16 +334,6 @@ def _model_at(location: tuple[int | str, ...]) -> type[BaseModel]:
         "limits": GrantLimits,
     }
     return nested.get(str(location[0]), Grant) if location else Template
-
-
-def _filled(value: Any, organisation: str, name: str) -> Any:
-    if isinstance(value, str):
-        return value.replace("{org}", organisation).replace("{org_name}", name)
-    if isinstance(value, list):
-        return [_filled(item, organisation, name) for item in value]
-    if isinstance(value, dict):
-        return {key: _filled(item, organisation, name) for key, item in value.items()}
-    return value
 
 
 def _names_organisation(value: object) -> bool:

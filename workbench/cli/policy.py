@@ -300,10 +300,19 @@ def _print(entry: dict[str, Any]) -> None:
     click.echo(f"  {entry['reason']} {entry['hint']}".rstrip())
     click.echo(f"  {entry['members']}; level {entry['level']}")
     click.echo(f"  {entry['sensitive']}")
+    if entry["tables"]:
+        click.echo(f"  tables: {', '.join(entry['tables'])}")
     for table, columns in entry["columns"].items():
         click.echo(f"  of {table} only {', '.join(columns)}")
     emergency = "; break-glass in an emergency" if entry["break_glass"] else ""
     click.echo(f"  for {', '.join(entry['purposes'])}; by {', '.join(entry['channels'])}{emergency}")
+    recipient, limits = entry["recipient"], entry["limits"]
+    click.echo(f"  recipient {recipient['id'] or 'not named'}, State {recipient['state'] or 'not named'}")
+    click.echo(f"  agreement: {entry['agreement'] or 'none, which this level does not need'}")
+    click.echo(
+        f"  at most {limits['rows_per_day']:,} rows and {limits['bytes_per_day']:,} bytes a day, "
+        f"{limits['concurrent_queries']} queries at once, {limits['seconds_per_query']} seconds each"
+    )
     click.echo(f"  law: {'; '.join(row['citation'] for row in entry['law'])} (needs counsel's review)")
     if entry["notice"]:
         click.echo("  every answer carries the notice of 42 CFR 2.32")
