@@ -156,6 +156,20 @@ def test_explain_says_agreement_limits_tables_and_recipient_as_they_count() -> N
     assert "agreement: none, which this level does not need" in run("explain", "pat").output
 
 
+def test_a_grant_for_reports_alone_is_said_to_show_no_rows_to_people() -> None:
+    asked = ("explain", "ana", "--grant", "plan-quality-sierra-vista", "--column", "member.ssn")
+    said = run(*asked).output
+    assert "no rows to people; reports are run on it" in said
+    assert "member.ssn: no: no rows to people; reports are run on it; the slice has it" in said
+    found = json.loads(run(*asked, "--json").output)
+    assert found["grants"][0]["column"]["seen"] == "no"
+    assert not any(one["file"] == "plan-quality.yaml" for one in found["missing"])
+    assert (
+        "rows by notebook; also tabulate, reports" in run("explain", "ana", "--grant", "demo-analyst").output
+    )
+    assert "no rows to anybody: tables" in run("explain", "pat").output
+
+
 def test_grants_of_other_groups_are_told_in_one_line_for_each_file() -> None:
     others = {family["file"]: family for family in found("pat")["others"]}
     assert others["county-health.yaml"]["grants"] == 58

@@ -264,6 +264,17 @@ def test_what_is_explained_is_what_the_slice_holds(lake: Lake, member: str) -> N
         assert explained(release, member, grant(**changes))["grants"][0]["sees"] is held
 
 
+def test_a_grant_for_reports_alone_shows_no_member_and_says_what_is_made_from_its_slice(lake: Lake) -> None:
+    (found,) = explained(lake[0], A, grant(channels=["reports"]))["grants"]
+    assert (found["sees"], found["rows"], found["as"]) == (
+        False,
+        False,
+        "no rows to people; reports are run on it",
+    )
+    other = explained(lake[0], A, grant(channels=["reports"], groups=["others"]))
+    assert other["missing"] == []
+
+
 def test_the_missing_grant_is_named_with_who_can_give_it(lake: Lake) -> None:
     golden = grant(
         name="golden",

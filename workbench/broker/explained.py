@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from workbench.broker.grants import Grant, Relation
+from workbench.broker.grants import Channel, Grant, Relation
 from workbench.deid.levels import NOT_SERVED, Action, Level, rule, served_as
 from workbench.errors import WorkbenchError
 from workbench.schema import Column, Table, dictionary
@@ -29,6 +29,31 @@ def column_named(text: str) -> tuple[Table, Column]:
             f"Table {table.name} has no such column.", hint=f"It has: {', '.join(table.columns)}."
         )
     return table, table.columns[column_name]
+
+
+READS = frozenset({Channel.NOTEBOOK, Channel.LMR_API, Channel.RISK_API, Channel.FEED})
+"""The channels on which a holder herself, or her system, gets rows."""
+
+
+def how_seen(grant: Grant) -> str:
+    """What reaches a holder on the grant's channels."""
+    rowless = [channel for channel in grant.channels if channel not in READS]
+    if grant.level == Level.AGGREGATE:
+        return f"no rows to anybody: tables that passed disclosure control, by {', '.join(grant.channels)}"
+    if not shows_rows(grant):
+        words = {
+            Channel.REPORTS: "reports are run on it",
+            Channel.APPS: "apps are run on it",
+            Channel.TABULATE: "tables that passed disclosure control are counted from it",
+        }
+        return f"no rows to people; {', '.join(words[channel] for channel in rowless)}"
+    also = f"; also {', '.join(rowless)}" if rowless else ""
+    return f"rows by {', '.join(channel for channel in grant.channels if channel in READS)}{also}"
+
+
+def shows_rows(grant: Grant) -> bool:
+    """Whether a channel of the grant gives rows to people or their systems."""
+    return grant.level != Level.AGGREGATE and not READS.isdisjoint(grant.channels)
 
 
 def members_of(grant: Grant) -> str:
@@ -103,3 +128,12 @@ def column_fate(grant: Grant, table: Table, column: Column) -> dict[str, str]:
     served = served_as(grant.level, column)
     seen = "yes" if found.action == Action.KEEP else f"as {served.name} {served.type}"
     return {**about, "seen": seen, "why": served.means}
+
+
+def column_seen(grant: Grant, table: Table, column: Column) -> dict[str, str]:
+    """`column_fate` as a holder has it: of a column in a slice of which no channel gives her rows, she sees nothing."""
+    fate = column_fate(grant, table, column)
+    if fate["seen"] == "no" or shows_rows(grant):
+        return fate
+    kept = "has it" if fate["seen"] == "yes" else f"has it {fate['seen']}"
+    return {**fate, "seen": "no", "why": f"{how_seen(grant)}; the slice {kept}"}

@@ -17,7 +17,7 @@ import duckdb
 
 from workbench.broker.cut import AsOfAfterRelease, Hidden
 from workbench.broker.cutter import Cutter
-from workbench.broker.explained import sensitive_of
+from workbench.broker.explained import how_seen, sensitive_of, shows_rows
 from workbench.broker.grants import Decision, Grant, GrantBook, Relation
 from workbench.broker.key_release import KeyRelease, load
 from workbench.broker.slices import UnknownMember
@@ -63,7 +63,7 @@ def _own(con: duckdb.DuckDBPyConnection, release: KeyRelease, decision: Decision
     grant = decision.grant
     covered, spans = _covers(con, release, grant)
     told = not _telling(con, release, grant)
-    seen = covered and decision.allowed and grant.level != Level.AGGREGATE
+    seen = covered and decision.allowed and shows_rows(grant)
     if not told:
         why = NOT_TOLD
     elif not decision.allowed:
@@ -79,7 +79,8 @@ def _own(con: duckdb.DuckDBPyConnection, release: KeyRelease, decision: Decision
         "spans": [[s.isoformat(), None if e == FOREVER else e.isoformat()] for s, e in spans]
         if told
         else None,
-        "as": AS_SEEN[grant.level],
+        "rows": shows_rows(grant),
+        "as": AS_SEEN[grant.level] if shows_rows(grant) else how_seen(grant),
         "categories": sensitive_of(grant),
         "break_glass": grant.break_glass,
         "approver": grant.approver,
@@ -101,7 +102,7 @@ def _missing(
         relation, ids = grant.organisation.relation, grant.organisation.ids
         if relation != Relation.STATE and attributed.isdisjoint((str(relation), id) for id in ids):
             continue
-        if grant.level == Level.AGGREGATE or _telling(con, release, grant):
+        if not shows_rows(grant) or _telling(con, release, grant):
             continue
         if _covers(con, release, grant)[0]:
             families[book.file_of(grant)].append(grant)

@@ -13,7 +13,14 @@ import click
 
 from workbench.broker.cut import CUTS
 from workbench.broker.directory import FileDirectory
-from workbench.broker.explained import category_fate, column_fate, column_named, members_of, sensitive_of
+from workbench.broker.explained import (
+    category_fate,
+    column_named,
+    column_seen,
+    how_seen,
+    members_of,
+    sensitive_of,
+)
 from workbench.broker.grants import Decision, Grant, GrantBook, InvalidGrants, grant_schema
 from workbench.broker.law import allowing, hides_by_drug, unsourced
 from workbench.broker.law.truth import run_tables, unreadable
@@ -245,7 +252,7 @@ def _families(book: GrantBook, grants: Iterable[Grant]) -> list[dict[str, Any]]:
 
 def _missing(book: GrantBook, decisions: list[Decision], asked: tuple[Table, Column]) -> list[dict[str, Any]]:
     """The grants that would show a column which no open grant shows; none where one does."""
-    showing = [d for d in decisions if column_fate(d.grant, *asked)["seen"] != "no"]
+    showing = [d for d in decisions if column_seen(d.grant, *asked)["seen"] != "no"]
     if any(decision.allowed for decision in showing):
         return []
     return _families(book, (decision.grant for decision in showing))
@@ -280,6 +287,7 @@ def _decision(decision: Decision, asked: tuple[Table, Column] | None) -> dict[st
         "notice": grant.notice,
         "purposes": list(grant.purposes),
         "channels": list(grant.channels),
+        "seen": how_seen(grant),
         "break_glass": grant.break_glass,
         "limits": grant.limits.model_dump(),
         "valid": [grant.valid_from.isoformat(), grant.valid_until.isoformat()],
@@ -291,7 +299,7 @@ def _decision(decision: Decision, asked: tuple[Table, Column] | None) -> dict[st
         ],
     }
     if asked is not None:
-        entry["column"] = column_fate(grant, *asked)
+        entry["column"] = column_seen(grant, *asked)
     return entry
 
 
@@ -305,7 +313,7 @@ def _print(entry: dict[str, Any]) -> None:
     for table, columns in entry["columns"].items():
         click.echo(f"  of {table} only {', '.join(columns)}")
     emergency = "; break-glass in an emergency" if entry["break_glass"] else ""
-    click.echo(f"  for {', '.join(entry['purposes'])}; by {', '.join(entry['channels'])}{emergency}")
+    click.echo(f"  for {', '.join(entry['purposes'])}; {entry['seen']}{emergency}")
     recipient, limits = entry["recipient"], entry["limits"]
     click.echo(f"  recipient {recipient['id'] or 'not named'}, State {recipient['state'] or 'not named'}")
     click.echo(f"  agreement: {entry['agreement'] or 'none, which this level does not need'}")

@@ -135,7 +135,7 @@ def explain_member(user: str, member: str, *, grant: str | None, release: str | 
 def _print_grant(entry: Mapping[str, Any]) -> None:
     mark = {True: "✓", False: "✗", None: "?"}[entry["sees"]]
     click.echo(f"\n{mark} {entry['grant']}, level {entry['level']}: {entry['why']}")
-    if entry["sees"] or entry["level"] == "aggregate":
+    if entry["sees"] or not entry["rows"]:
         click.echo(f"  seen {entry['as']}" if entry["sees"] else f"  {entry['as']}")
         click.echo(f"  sensitive categories {entry['categories']}")
     elif entry["break_glass"] and entry["allowed"]:
