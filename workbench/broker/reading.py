@@ -87,7 +87,8 @@ class Reading:
         self._statement, self._tables, self._columns = statement, tables, columns
 
     async def __aenter__(self) -> Reading:
-        """Raises GrantRefused, DayLimitReached, UnknownRelease, AsOfAfterRelease, UnsourcedCategory, AuditUnavailable."""
+        """Raises GrantRefused, DayLimitReached, UnknownRelease, AsOfAfterRelease, UnsourcedCategory, UnknownDrugs,
+        AuditUnavailable."""
         try:
             self.grant = self._broker.permit(self.caller, channel=self._channel)
             self._broker.meter.check(self.grant)

@@ -94,7 +94,7 @@ def ensure(
 ) -> Slice:
     """The slice of a grant over a release, built when it is not there; `consents` are those that it depends on.
 
-    Raises `NoRows`, `UnsourcedCategory`, `DiskFull`, `BuildFailed`.
+    Raises `NoRows`, `UnsourcedCategory`, `UnknownDrugs`, `DiskFull`, `BuildFailed`.
     """
     refuse_rowless(grant)
     refuse_unsourced(grant, release)
@@ -147,7 +147,7 @@ def ensure_tabulation(
     """The private tabulation base of a grant's population: for the broker's own code, never for SQL.
 
     It rests on every claim, sensitive ones too; what is tabulated from it has to pass disclosure control.
-    Raises `UnsourcedCategory`, `DiskFull`, `BuildFailed`.
+    Raises `UnsourcedCategory`, `UnknownDrugs`, `DiskFull`, `BuildFailed`.
     """
     del vault
     refuse_unsourced(grant, release)
@@ -172,7 +172,7 @@ def ensure_member(
 
     Of the sensitive categories it holds those of `included` that the law lets this recipient have; its tables and
     columns are the grant's, always identified. It is not listed and not shared; the caller removes it.
-    Raises `NoRows`, `UnknownMember`, `UnsourcedCategory`, `DiskFull`, `BuildFailed`.
+    Raises `NoRows`, `UnknownMember`, `UnsourcedCategory`, `UnknownDrugs`, `DiskFull`, `BuildFailed`.
     """
     if grant.level != Level.IDENTIFIED:
         raise NoRows(f"Grant {grant.name} is not of level identified: nobody can be looked up by it.")
