@@ -79,6 +79,7 @@ HIT = [
     ("a diagnosis in any position", {"diagnosis": [dx("F1120", position=25)]}, "diagnosis"),
     ("an ICD-9 diagnosis as ICD-9", {"diagnosis": [dx("30390", "ICD-9-CM")]}, "diagnosis"),
     ("a poisoning by an opioid (addition)", {"diagnosis": [dx("T402X1A")]}, "diagnosis"),
+    ("a poisoning by fentanyl as coded until 2020 (addition)", {"diagnosis": [dx("T404X1A")]}, "diagnosis"),
     ("an ICD-10 procedure", {"procedure": [px("HZ2ZZZZ", "ICD-10-PCS")]}, "procedure"),
     ("an ICD-9 procedure", {"procedure": [px("9461", "ICD-9-PCS")]}, "procedure"),
     ("a DRG", {"medical_claim": [claim(ms_drg="897")]}, "drg"),
