@@ -22,6 +22,7 @@ from workbench.broker.grants import GrantBook, OrganisationRegistry
 from workbench.broker.state import State
 from workbench.cli import demo_consents, program
 from workbench.days import today
+from workbench.errors import WorkbenchError
 from workbench.schema.sensitive import Category
 
 TODAY = today()
@@ -324,10 +325,11 @@ def test_the_command_line_gives_imports_lists_and_revokes(
     )
     run = CliRunner().invoke
     with world.serve():
-        done = run(program, ["consent", "import", str(file)])
+        done = run(program, ["consent", "import", str(file), "--even-unknown"])
         assert done.stdout == "1 decision written down.\n"
         assert "no grant has the recipient study" in done.stderr
-        given = run(program, ["consent", "give", "00000004D", "--recipient", "study", "--source", "form 10"])
+        give = ["consent", "give", "00000004D", "--recipient", "study", "--source", "form 10"]
+        given = run(program, [*give, "--even-unknown"])
         assert given.exit_code == 0, given.output
         run(program, ["consent", "revoke", "00000004D", "--recipient", "study", "--source", "letter"])
         slip = run(program, ["consent", "revoke", "0000000XX", "--recipient", "study", "--source", "letter"])
@@ -340,6 +342,39 @@ def test_the_command_line_gives_imports_lists_and_revokes(
         ("00000004D", "all", True, True),
         ("0000000XX", "all", True, True),
     ]
+
+
+@pytest.mark.parametrize(
+    ("member", "recipient", "says"),
+    [
+        ("0000000XX", "sierra-vista", "1 of the members are not in the latest release"),
+        ("00000004D", "sierra-vsta", "1 of the consents are for a recipient of no grant"),
+    ],
+)
+def test_a_consent_of_an_unknown_member_or_recipient_is_refused_and_not_written(
+    world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, member: str, recipient: str, says: str
+) -> None:
+    for name, value in world.environment().items():
+        monkeypatch.setenv(name, value)
+    file = tmp_path / "decisions.csv"
+    lines = (
+        f"00000003C,sierra-vista,hiv,2026-01-01,,no,,slip-{recipient}",
+        f"{member},{recipient},hiv,2026-01-01,,no,,x",
+    )
+    file.write_text(
+        "member_id,recipient,scope,from,until,revoked,decided_at,source\n" + "\n".join(lines) + "\n"
+    )
+    run = CliRunner().invoke
+    with world.serve():
+        before = world.control("GET", "/consents").json["consents"]
+        for arguments in (["give", member, "--recipient", recipient, "--source", "x"], ["import", str(file)]):
+            refused = run(program, ["consent", *arguments])
+            assert refused.exit_code == 1 and isinstance(refused.exception, WorkbenchError)
+            assert says in refused.exception.reason and "--even-unknown" in refused.exception.hint
+            assert member not in str(refused.exception)
+        assert world.control("GET", "/consents").json["consents"] == before
+        revoked = run(program, ["consent", "revoke", member, "--recipient", recipient, "--source", "x"])
+        assert revoked.exit_code == 0 and "warning: " in revoked.stderr
 
 
 def test_the_register_is_listed_page_by_page_and_the_command_line_follows(

@@ -24,7 +24,7 @@ MOST_DECISIONS = 10_000
 
 
 def consent_routes(broker: Broker) -> list[Route]:
-    """POST and GET /consents."""
+    """POST and GET /consents. With `known_only` no consent of an unknown member or recipient is written; a revocation always is."""
 
     async def decide(request: Request) -> Response:
         body = await body_of(request)
@@ -32,6 +32,8 @@ def consent_routes(broker: Broker) -> list[Route]:
         if not isinstance(said, list) or not said or len(said) > MOST_DECISIONS:
             raise ConsentRefused(f"decisions is a list of 1 to {MOST_DECISIONS:,} decisions.")
         decisions = [_decision(one) for one in said]
+        if body.get("known_only") is True:
+            await _refuse_strangers(broker, [one for one in decisions if not one.revoked])
         await _settle(broker, operator_of(request), decisions)
         unknown = await asyncio.to_thread(_unknown, broker, {one.member_id for one in decisions})
         return JSONResponse({"decisions": len(decisions), "members_not_in_release": unknown}, 201)
@@ -70,6 +72,27 @@ async def _settle(broker: Broker, user: str, decisions: list[Decision]) -> None:
     )
     await asyncio.to_thread(broker.consents.decide, decisions)
     broker.shelf.consents_changed()
+
+
+async def _refuse_strangers(broker: Broker, consents: list[Decision]) -> None:
+    """Raises ConsentRefused where a consent is of a member or for a recipient that nobody knows: slips of the pen."""
+    unknown = await asyncio.to_thread(_unknown, broker, {one.member_id for one in consents})
+    recipients = {grant.recipient_id for grant in broker.grants()}
+    strangers = sum(one.recipient not in recipients for one in consents)
+    found = [
+        f"{count:,} of the {what}"
+        for count, what in (
+            (unknown, "members are not in the latest release"),
+            (strangers, "consents are for a recipient of no grant"),
+        )
+        if count
+    ]
+    if found:
+        raise ConsentRefused(
+            f"Nothing was written down: {'; '.join(found)}.",
+            hint="Check the ids. Where they are right and come later: --even-unknown.",
+            code="consent-of-strangers",
+        )
 
 
 def _unknown(broker: Broker, members: set[str]) -> int:

@@ -18,11 +18,22 @@ from workbench.settings import settings
 LAKE = click.option(
     "--lake", type=click.Path(path_type=Path), help="Folder of the lake [env: WORKBENCH_LAKE]."
 )
+EVEN_UNKNOWN = click.option(
+    "--even-unknown",
+    is_flag=True,
+    help="Write down consents of members whom the release, or for recipients whom the grants, do not know yet.",
+)
 BATCH = 5_000
 """Decisions sent at once; a file is all or nothing within each."""
 
 
-@click.group()
+@click.group(
+    epilog="""\b
+Examples:
+  workbench consent give 90000012A --recipient sierra-vista --scope part2 --source form-2026-118
+  workbench consent list --recipient sierra-vista
+""",
+)
 def consent() -> None:
     """Give, revoke, list and import members' consents."""
 
@@ -39,13 +50,15 @@ Example:
 @click.option("--source", required=True, help="Reference of the signed form.")
 @click.option("--from", "start", metavar="DATE", help="First day; today where this is missing.")
 @click.option("--until", metavar="DATE", help="Last day; until revoked where this is missing.")
+@EVEN_UNKNOWN
 @LAKE
 def give(
-    member: str, recipient: str, scope: str, source: str, start: str | None, until: str | None, lake: Path | None,
+    member: str, recipient: str, scope: str, source: str, start: str | None, until: str | None,
+    even_unknown: bool, lake: Path | None,
 ) -> None:  # fmt: skip
-    """Write down that a member consents."""
+    """Write down that a member consents. Where nobody knows the member or the recipient nothing is written."""
     said = {"member_id": member, "recipient": recipient, "scope": scope, "source": source}
-    _send(lake, [{**said, "from": start, "until": until}])
+    _send(lake, [{**said, "from": start, "until": until}], known_only=not even_unknown)
 
 
 @consent.command(
@@ -73,13 +86,17 @@ Example:
 """,
 )
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@EVEN_UNKNOWN
 @LAKE
-def import_(file: Path, lake: Path | None) -> None:
-    """Read decisions from a CSV file: member_id, recipient, scope, from, until, revoked, decided_at, source."""
+def import_(file: Path, even_unknown: bool, lake: Path | None) -> None:
+    """Read decisions from a CSV file: member_id, recipient, scope, from, until, revoked, decided_at, source.
+
+    Consents of unknown members or for unknown recipients are refused with all that came with them; revocations never.
+    """
     from workbench.broker.consent import read_decisions
 
     read = read_decisions(file)
-    _send(lake, [decision.said() for decision in read])
+    _send(lake, [decision.said() for decision in read], known_only=not even_unknown)
 
 
 @consent.command(
@@ -137,11 +154,12 @@ def _yes(value: bool) -> str:
     return "yes" if value else "no"
 
 
-def _send(lake: Path | None, decisions: list[dict[str, Any]]) -> None:
+def _send(lake: Path | None, decisions: list[dict[str, Any]], *, known_only: bool = False) -> None:
     unknown = 0
     with operating(lake) as broker:
         for first in range(0, len(decisions), BATCH):
-            answer = broker.ask("POST", "/consents", {"decisions": decisions[first : first + BATCH]})
+            batch = decisions[first : first + BATCH]
+            answer = broker.ask("POST", "/consents", {"decisions": batch, "known_only": known_only})
             unknown += int(answer["members_not_in_release"])
     click.echo(f"{len(decisions)} decision{'' if len(decisions) == 1 else 's'} written down.")
     if unknown:
@@ -156,7 +174,7 @@ def _warn_of_strangers(recipients: set[str]) -> None:
     from workbench.broker.grants import GrantBook, InvalidGrants
 
     try:
-        known = {grant.recipient.id for grant in GrantBook.load(settings().grants)}
+        known = {grant.recipient_id for grant in GrantBook.load(settings().grants)}
     except InvalidGrants:
         return
     for name in sorted(recipients - known)[:20]:
