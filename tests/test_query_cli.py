@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 import sqlalchemy as sa
 from broker_world import World, new_world, until
@@ -351,17 +352,19 @@ def test_a_log_that_was_tampered_with_ends_in_exit_code_one(run: Any, world: Wor
     assert run("audit", "verify").exit_code == 0
 
 
-@pytest.mark.parametrize("command", ["query", "slice", "audit"])
-def test_every_command_has_help_with_an_example(run: Any, command: str) -> None:
-    assert command in COMMANDS
-    pages = (
-        [[command]]
-        if command == "query"
-        else [
-            [command, sub]
-            for sub in {"slice": ["build", "list", "show"], "audit": ["verify", "show"]}[command]
-        ]
-    )
-    for page in pages:
-        done = run(*page, "--help")
-        assert done.exit_code == 0 and "Example" in done.output
+def _pages(command: click.Command, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Every command and group of the program by its words."""
+    yield path
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        for name in command.list_commands(context):
+            inner = command.get_command(context, name)
+            assert inner is not None
+            yield from _pages(inner, (*path, name))
+
+
+def test_every_command_and_every_group_has_help_with_an_example(run: Any) -> None:
+    pages = list(_pages(program))
+    assert {page[:1] for page in pages} == {(), *((name,) for name in COMMANDS)}
+    without = [page for page in pages if "Example" not in run(*page, "--help").output]
+    assert without == []

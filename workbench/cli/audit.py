@@ -44,7 +44,14 @@ class FileThere(WorkbenchError):
     http_status = 409
 
 
-@click.group()
+@click.group(
+    epilog="""\b
+Examples:
+  workbench audit verify
+  workbench audit who-saw 90000042A
+  workbench audit review
+""",
+)
 def audit() -> None:
     """Verify and read the audit log, who saw a member, review, export, prune."""
 

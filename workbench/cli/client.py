@@ -16,7 +16,14 @@ from workbench.settings import settings
 WIDE = 140
 
 
-@click.group()
+@click.group(
+    epilog="""\b
+Examples:
+  workbench client add sierra-care --grant mcp-care-sierra-vista --purpose treatment
+  workbench client add sierra-feed --grant mcp-feed-sierra-vista --purpose operations --days 90 --json
+  workbench client list --json
+""",
+)
 def client() -> None:
     """Register systems outside the Hub: LMR API, Risk API, plan data feed, tabulate."""
 

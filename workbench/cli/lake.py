@@ -33,7 +33,12 @@ _LAYOUT = click.option(
 )
 
 
-@click.group()
+@click.group(
+    epilog="""\b
+Examples:
+  workbench ingest check var/sources
+""",
+)
 def ingest() -> None:
     """Check source files before a release is built."""
 
@@ -73,7 +78,13 @@ def check(path: Path, layout: str, as_json: bool) -> None:
         sys.exit(1)
 
 
-@click.group()
+@click.group(
+    epilog="""\b
+Examples:
+  workbench release build --sources var/sources
+  workbench release list
+""",
+)
 def release() -> None:
     """Build, list and show releases of the lake."""
 

@@ -24,7 +24,14 @@ Example:
 """
 
 
-@click.group()
+@click.group(
+    epilog="""\b
+Examples:
+  workbench measures deck tests/decks/fum.json
+  workbench measures run FUM --grant demo-analyst --year 2025 --by county
+  workbench measures run FUM --grant demo-public --year 2025 --by race --json
+""",
+)
 def measures() -> None:
     """List, run and test the quality measures."""
 

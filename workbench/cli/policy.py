@@ -48,7 +48,14 @@ _users = click.option(
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
-@click.group()
+@click.group(
+    epilog="""\b
+Examples:
+  workbench policy check
+  workbench policy explain ana --column member.ssn
+  workbench policy diff grants ../reviewed/grants
+""",
+)
 def policy() -> None:
     """Check the grants and explain what they permit."""
 

@@ -18,7 +18,14 @@ LAKE = click.option(
 )
 
 
-@click.group("slice")
+@click.group(
+    "slice",
+    epilog="""\b
+Examples:
+  workbench slice build --grant demo-analyst
+  workbench slice list
+""",
+)
 def slice_() -> None:
     """Build, list, show and evict slices."""
 
