@@ -169,7 +169,7 @@ def grant(**changes: Any) -> Grant:
         "purposes": ["operations"],
         "approver": "The release office",
         "valid_from": "2026-01-01",
-        "valid_until": "2026-12-31",
+        "valid_until": "2036-12-31",
         "channels": ["notebook"],
     }
     return Grant.model_validate({**raw, **changes})

@@ -42,7 +42,7 @@ def test_without_bubblewrap_the_broker_does_not_start_and_says_what_to_install(w
         env={**os.environ, **world.environment(), **WITHOUT_BWRAP},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
     )
     assert done.returncode == 1 and "bubblewrap is not installed" in done.stderr
     assert not (world.where.run / "control" / "control.sock").exists()

@@ -24,7 +24,7 @@ from workbench.broker.worker import CHANNEL, SLICE, SPILL
 from workbench.errors import WorkbenchError
 from workbench.sandbox import Limits, Running, Sandbox, insecure, launch, launch_bare
 
-START_SECONDS = 30.0
+START_SECONDS = 60.0
 PING_SECONDS = 5.0
 """How long an idle worker may take to say that it is there; one that does not is replaced."""
 _BUFFER_BYTES = 4 << 20
