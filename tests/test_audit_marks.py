@@ -92,10 +92,7 @@ def test_a_list_that_was_changed_or_taken_away_is_told(state: State, audit: Audi
     file_of(audit, kept).write_bytes(bytes(24))
     file_of(audit, gone).unlink()
     assert not is_whole(audit.folder, kept) and audit.marks.wanted(MEMBERS).returned(gone) is None
-    assert [(f.kind, f.first) for f in verify(state.engine, audit.folder)] == [
-        ("returned", 1),
-        ("returned", 2),
-    ]
+    assert [(f.kind, f.first, f.last) for f in verify(state.engine, audit.folder)] == [("returned", 1, 2)]
 
 
 def test_a_member_in_a_long_list_of_literals_is_found_though_the_log_keeps_one_mark(audit: Audit) -> None:

@@ -27,6 +27,7 @@ import sqlalchemy as sa
 
 from workbench.broker.audit_alerts import Alerts
 from workbench.broker.audit_chain import (
+    DAMAGED,
     SAID,
     audit_event,
     canonical,
@@ -34,15 +35,27 @@ from workbench.broker.audit_chain import (
     migrate,
     next_key,
     read_checkpoints,
+    read_head,
     seal_of,
 )
+from workbench.broker.audit_end import SecondPlaceLost, end_of, judge, lost, unusable
 from workbench.broker.audit_marks import Marks
 from workbench.broker.audit_read import events
 from workbench.broker.audit_verify import Finding, verify
 from workbench.broker.state import State
 from workbench.errors import WorkbenchError
 
-__all__ = ["SAID", "Audit", "AuditUnavailable", "Finding", "audit_event", "audit_folder", "events", "verify"]
+__all__ = [
+    "SAID",
+    "Audit",
+    "AuditUnavailable",
+    "Finding",
+    "SecondPlaceLost",
+    "audit_event",
+    "audit_folder",
+    "events",
+    "verify",
+]
 
 EVENTS_PER_CHECKPOINT = 1_000
 LONGEST_TEXT = 300_000
@@ -71,7 +84,11 @@ def audit_folder(state: Path) -> Path:
 
 
 class Audit:
-    """The one writer of the log. Events that come together are made durable together."""
+    """The one writer of the log. Events that come together are made durable together.
+
+    Raises SecondPlaceLost where the auditors' folder cannot be used. What is wrong with the log's end becomes an event
+    before the proof of it is overwritten, and no number is used twice: what is missing stays visible.
+    """
 
     def __init__(
         self,
@@ -86,28 +103,25 @@ class Audit:
         self._clock = clock
         self._state_folder = state.folder
         self._second = folder or audit_folder(state.folder)
-        self._second.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._every = events_per_checkpoint
-        self.marks = Marks(_key_file(state.folder / "literals.key"), self._second)
         self._alerts = Alerts(self._second)
-        _end_line(self._second / "checkpoints.jsonl")
-        self._epoch, self._key = self._open_key()
-        with self._engine.connect() as connection:
-            last = connection.execute(
-                sa.select(audit_event.c.seq, audit_event.c.link).order_by(audit_event.c.seq.desc()).limit(1)
-            ).first()
-        self._seq, self._link = (int(last.seq), str(last.link)) if last else (0, "")
-        checkpoints = read_checkpoints(self._second)
+        self._seq, self._link = end_of(self._engine)
+        try:
+            self._epoch, self._key = self._open_key()
+            _end_line(self._second / "checkpoints.jsonl")
+            self.marks = Marks(_key_file(state.folder / "literals.key"), self._second)
+            self._seq, damages = judge(self._engine, self._second, self._epoch, self._key)
+            checkpoints = read_checkpoints(self._second)
+            self._head = (self._second / "head").open("r+b" if (self._second / "head").exists() else "w+b")
+        except (OSError, ValueError, KeyError, TypeError):
+            raise unusable() from None
         self._checkpointed = checkpoints[-1]["seq"] if checkpoints else 0
-        if self._checkpointed > self._seq:
-            self._seq = (
-                self._checkpointed
-            )  # the missing events stay visible as a gap; numbers are not used twice
-        self._head = (self._second / "head").open("r+b" if (self._second / "head").exists() else "w+b")
         self._queue: queue.SimpleQueue[_Order | None] = queue.SimpleQueue()
         self._closed = False
         self._writer = threading.Thread(target=self._work, name="audit", daemon=True)
         self._writer.start()
+        for damage in damages:
+            self.record(DAMAGED, **damage.said())
 
     @property
     def folder(self) -> Path:
@@ -184,6 +198,8 @@ class Audit:
         seq, link = self._seq, self._link
         rows = []
         try:
+            if not os.fstat(self._head.fileno()).st_nlink:
+                raise FileNotFoundError  # somebody removed the auditors' folder
             for order in batch:
                 seq += 1
                 row: dict[str, Any] = order.values | {"seq": seq, "at": order.at, "epoch": self._epoch}
@@ -207,26 +223,24 @@ class Audit:
     def _find_end(self) -> None:
         """After a failure: what the log holds now, so that the next event follows it."""
         try:
-            with self._engine.connect() as connection:
-                last = connection.execute(
-                    sa.select(audit_event.c.seq, audit_event.c.link)
-                    .order_by(audit_event.c.seq.desc())
-                    .limit(1)
-                ).first()
+            seq, link = end_of(self._engine)
         except sa.exc.SQLAlchemyError:
             return
-        if last is not None and int(last.seq) > self._seq:
-            self._seq, self._link = int(last.seq), str(last.link)
+        if seq > self._seq:
+            self._seq, self._link = seq, link
 
     def _write_head(self, seq: int, link: str) -> None:
-        body = {"seq": seq, "link": link, "epoch": self._epoch}
-        body["seal"] = keyed_hash(self._key, "head", canonical(body))
         self._head.seek(0)
-        self._head.write(json.dumps(body).encode().ljust(512) + b"\n")
+        self._head.write(_signed_head(self._key, self._epoch, seq, link))
         self._head.flush()
 
     def _checkpoint(self) -> None:
-        """Signs the log's end in the second place, then replaces the key by its successor."""
+        """Signs the log's end in the second place, then replaces the key by its successor.
+
+        The head is durable first, so no crash leaves one that is older than a checkpoint.
+        """
+        self._write_head(self._seq, self._link)
+        os.fsync(self._head.fileno())
         entry = {"epoch": self._epoch, "seq": self._seq, "link": self._link, "at": self._now()}
         entry["seal"] = keyed_hash(self._key, "checkpoint", canonical(entry))
         with (self._second / "checkpoints.jsonl").open("a", encoding="utf-8") as file:
@@ -241,10 +255,22 @@ class Audit:
         return self._clock().astimezone(UTC).isoformat(timespec="microseconds")
 
     def _open_key(self) -> tuple[int, bytes]:
+        """Epoch and key. On the very first opening both places are made; a place that is gone later is not."""
         path = self._state_folder / "audit.key"
-        if not path.exists():
+        if path.exists():
+            if not (self._second / "verify.key").is_file():
+                raise unusable() if self._second.is_file() else lost()
+        else:
+            head = read_head(self._second)
+            if self._seq or read_checkpoints(self._second) or (head and head["seq"]):
+                raise lost()
+            self._second.mkdir(mode=0o700, parents=True, exist_ok=True)
             first = secrets.token_bytes(32)
             _write_key(self._second / "verify.key", {"epoch": 0, "key": first.hex()})
+            with (self._second / "head").open("wb") as file:
+                file.write(_signed_head(first, 0, 0, ""))
+                file.flush()
+                os.fsync(file.fileno())
             _write_key(path, {"epoch": 0, "key": first.hex()})
         stored = json.loads(path.read_text())
         epoch, key = int(stored["epoch"]), bytes.fromhex(stored["key"])
@@ -270,6 +296,13 @@ def _plain(value: Any) -> Any:
         text = value.encode("utf-8", "replace").decode().replace("\0", "?")
         return text if len(text) <= LONGEST_TEXT else f"{text[:LONGEST_TEXT]}… [{len(text)} characters]"
     return value
+
+
+def _signed_head(key: bytes, epoch: int, seq: int, link: str) -> bytes:
+    """The head's file: within one sector of a disk, so that it is written as a whole or not at all."""
+    body: dict[str, Any] = {"seq": seq, "link": link, "epoch": epoch}
+    body["seal"] = keyed_hash(key, "head", canonical(body))
+    return json.dumps(body).encode().ljust(511) + b"\n"
 
 
 def _key_file(path: Path) -> bytes:

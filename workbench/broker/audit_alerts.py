@@ -17,8 +17,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-ALERTS = frozenset({"break-glass", "break-glass-read", "audit-pruned"})
-"""What alerts. Break-glass, and every look by it: such access needs review at once. Pruning takes evidence away."""
+ALERTS = frozenset({"break-glass", "break-glass-read", "audit-damaged", "audit-pruned"})
+"""What alerts. Break-glass, and every look by it: such access needs review at once. Pruning takes evidence away; damage did."""
 SAID = ("seq", "at", "event", "user", "grant", "purpose", "channel", "code")
 FILE = "alerts.jsonl"
 COMMAND = "WORKBENCH_ALERT_COMMAND"

@@ -67,6 +67,11 @@ PRUNED = "audit-pruned"
 """The event that says through which number the log was pruned; `detail` is JSON with `through`."""
 
 
+DAMAGED = "audit-damaged"
+"""The event that says what a broker found wrong with the log when it opened it: code, reason, and `detail` as JSON with
+`first` and `last`."""
+
+
 def seal_of(key: bytes, row: Mapping[str, Any]) -> str:
     """The keyed hash of what a row says. A later column counts only where it says something: old seals stay good."""
     said = {name: row[name] for name in (*SAID_AT_FIRST, "seq", "epoch")}
@@ -142,9 +147,14 @@ def read_checkpoints(folder: Path) -> list[dict[str, Any]]:
 
 
 def read_head(folder: Path) -> dict[str, Any] | None:
-    """The last signed end of the log; None where there is none."""
+    """The last signed end of the log; None where there is none that can be read."""
     try:
-        head: dict[str, Any] = json.loads((folder / "head").read_bytes())
-    except (OSError, ValueError):
+        head = json.loads((folder / "head").read_bytes())
+        return {
+            "seq": int(head["seq"]),
+            "link": str(head["link"]),
+            "epoch": int(head["epoch"]),
+            "seal": str(head["seal"]),
+        }
+    except (OSError, ValueError, KeyError, TypeError):
         return None
-    return head

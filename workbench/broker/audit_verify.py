@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hmac
 import json
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from workbench.broker.audit_chain import (
+    DAMAGED,
     PRUNED,
     audit_event,
     canonical,
@@ -24,6 +25,7 @@ from workbench.broker.audit_chain import (
     seal_of,
     years_before,
 )
+from workbench.broker.audit_end import is_signed
 from workbench.broker.audit_marks import is_whole
 
 SHORTEST_YEARS = 6
@@ -59,14 +61,14 @@ def verify(engine: sa.Engine, folder: Path, *, now: datetime | None = None) -> l
         found = stream.execute(sa.select(*columns).order_by(audit_event.c.seq))
         walk = _Walk(proof, pruned, folder)
         walk.go(dict(row._mapping) for row in found)
-    findings = [*walk.findings, *proof.findings]
+    findings = [*walk.findings, *proof.findings, *proof.lacking(walk.epoch, folder)]
     if proof.promised > walk.last:
         findings.append(
             Finding(
                 "truncated", walk.last + 1, proof.promised, "The log ends before the end that was signed."
             )
         )
-    return findings
+    return folded(findings)
 
 
 def verify_rows(rows: Iterable[dict[str, Any]], folder: Path) -> list[Finding]:
@@ -77,7 +79,23 @@ def verify_rows(rows: Iterable[dict[str, Any]], folder: Path) -> list[Finding]:
     rows = list(rows)
     walk = _Walk(proof, rows[0]["seq"] - 1 if rows else 0, folder)
     walk.go(rows)
-    return [*walk.findings, *proof.findings]
+    return folded([*walk.findings, *proof.findings, *proof.lacking(walk.epoch, folder)])
+
+
+def folded(findings: list[Finding]) -> list[Finding]:
+    """The same, with a run of equal findings of neighbouring events as one."""
+    found: list[Finding] = []
+    for one in findings:
+        last = found[-1] if found else one
+        if (
+            found
+            and (last.kind, last.says) == (one.kind, one.says)
+            and last.last + 1 == one.first <= one.last
+        ):
+            found[-1] = replace(last, last=one.last)
+        else:
+            found.append(one)
+    return found
 
 
 class _Proof:
@@ -93,23 +111,39 @@ class _Proof:
             self._take(entry)
         if [entry["epoch"] for entry in entries] != list(range(len(entries))):
             self.findings.append(Finding("checkpoint", 0, 0, "Checkpoints are missing or out of order."))
-        if head is not None:
-            body = {name: head[name] for name in ("seq", "link", "epoch")}
-            seal = keyed_hash(self.keys.key(head["epoch"]), "head", canonical(body))
-            if hmac.compare_digest(seal, head["seal"]):
-                self.promised = max(self.promised, head["seq"])
-            else:
-                says = "The signature of the log's head is wrong."
+        self.ends = dict(self.links)
+        self._epoch = 0
+        if head is None:
+            self.findings.append(Finding("checkpoint", 0, 0, "The log's head is gone or unreadable."))
+        elif not is_signed(head, self.keys.key(head["epoch"])):
+            says = "The signature of the log's head is wrong."
+            self.findings.append(Finding("checkpoint", head["seq"], head["seq"], says))
+        else:
+            if head["seq"] < self.promised:
+                says = "The log's head is older than the last checkpoint."
                 self.findings.append(Finding("checkpoint", head["seq"], head["seq"], says))
+            self._epoch = head["epoch"]
+            self.ends.setdefault(head["seq"], head["link"])
+            self.promised = max(self.promised, head["seq"])
 
     @classmethod
     def read(cls, folder: Path) -> _Proof | Finding:
         """The proof in a folder; a finding where there is no key."""
         first = folder / "verify.key"
-        if not first.exists():
+        try:
+            key = bytes.fromhex(json.loads(first.read_text())["key"])
+        except (OSError, ValueError, KeyError, TypeError):
             return Finding("checkpoint", 0, 0, "The verification key is not in the auditors' folder.")
-        key = bytes.fromhex(json.loads(first.read_text())["key"])
         return cls(key, read_checkpoints(folder), read_head(folder))
+
+    def lacking(self, epoch: int, folder: Path) -> list[Finding]:
+        """A finding where the key went on to an epoch, of an event or of the head, without a checkpoint for each.
+
+        The checkpoints are read again: a broker that runs may have written some since.
+        """
+        if len(read_checkpoints(folder)) >= max(epoch, self._epoch):
+            return []
+        return [Finding("checkpoint", 0, 0, "Checkpoints are gone: the log's key has changed more often.")]
 
     def pruned(self, prunings: list[dict[str, Any]], now: datetime) -> int:
         """Up to which number events may be gone: a sealed pruning names a checkpoint that is old enough."""
@@ -141,6 +175,8 @@ class _Walk:
     def __init__(self, proof: _Proof, pruned: int, folder: Path):
         self.findings: list[Finding] = []
         self.last = 0
+        self.epoch = 0
+        """The highest epoch of an event whose seal is good."""
         self._proof, self._pruned, self._folder = proof, pruned, folder
         self._broken: list[dict[str, Any]] = []
         self._lists: dict[str, bool] = {}
@@ -169,12 +205,18 @@ class _Walk:
         seq, key = row["seq"], self._proof.keys.key(row["epoch"])
         if not hmac.compare_digest(seal_of(key, row), row["seal"]):
             self._broken.append(row)
-        elif not hmac.compare_digest(keyed_hash(key, row["seal"], row["at"]), row["stamp"]):
+            return
+        self.epoch = max(self.epoch, row["epoch"])
+        if not hmac.compare_digest(keyed_hash(key, row["seal"], row["at"]), row["stamp"]):
             self.findings.append(Finding("restamped", seq, seq, "The time of an event was changed."))
         elif link is not None and not hmac.compare_digest(keyed_hash(key, link, row["stamp"]), row["link"]):
             self.findings.append(Finding("changed", seq, seq, "An event does not follow the one before it."))
-        if self._proof.links.get(seq, row["link"]) != row["link"]:
+        if self._proof.ends.get(seq, row["link"]) != row["link"]:
             self.findings.append(Finding("changed", seq, seq, "The log differs from its checkpoint."))
+        if row["event"] == DAMAGED:
+            where = json.loads(row["detail"])
+            says = f"{row['reason']} Event {seq} says so."
+            self.findings.append(Finding(row["code"], where["first"], where["last"], says))
         reference = row["returned"]
         if reference is not None:
             if reference not in self._lists:
@@ -184,17 +226,41 @@ class _Walk:
                 self.findings.append(Finding("returned", seq, seq, says))
 
     def _homes(self) -> Iterator[Finding]:
+        """Where the events with a wrong seal were written, and which numbers nothing stands for any more."""
         named = self._broken[:NAMED_BROKEN]
-        for row in named:
-            key = self._proof.keys.key(row["epoch"])
-            places = (other["seq"] for other in named if other is not row)
-            home = next((seq for seq in places if seal_of(key, row | {"seq": seq}) == row["seal"]), None)
-            if home is not None:
-                yield Finding("reordered", row["seq"], home, f"This event was written as number {home}.")
+        shift, homes = 0, {}
+        for place, row in enumerate(self._broken):
+            seq, key = row["seq"], self._proof.keys.key(row["epoch"])
+            others = (other["seq"] for other in named if other is not row) if place < NAMED_BROKEN else ()
+            for home in (seq + shift, *others):
+                if home != seq and seal_of(key, row | {"seq": home}) == row["seal"]:
+                    homes[seq], shift = home, home - seq
+                    break
+        taken = set(homes.values())
+        self.last = max([self.last, *taken])
+        for first, last in _runs(row["seq"] for row in self._broken if row["seq"] not in homes):
+            yield Finding("changed", first, last, "What an event says was changed.")
+        for first, last in _runs(homes, by=lambda seq: homes[seq] - seq):
+            home = homes[first]
+            if first == last:
+                yield Finding("reordered", first, home, f"This event was written as number {home}.")
             else:
-                yield Finding("changed", row["seq"], row["seq"], "What an event says was changed.")
-        for row in self._broken[NAMED_BROKEN:]:
-            yield Finding("changed", row["seq"], row["seq"], "What an event says was changed.")
+                says = f"These events were written as numbers {home} to {homes[last]}."
+                yield Finding("reordered", first, last, says)
+        for first, last in _runs(seq for seq in homes if seq not in taken):
+            yield Finding("missing", first, last, "The event of this number is gone; another stands there.")
+
+
+def _runs(numbers: Iterable[int], by: Callable[[int], int] = lambda seq: 0) -> Iterator[tuple[int, int]]:
+    """First and last of each run of neighbouring numbers for which `by` gives the same. `numbers` ascend."""
+    first = last = None
+    for number in numbers:
+        if first is not None and last is not None and (number != last + 1 or by(number) != by(last)):
+            yield first, last
+            first = number
+        first, last = number if first is None else first, number
+    if first is not None and last is not None:
+        yield first, last
 
 
 class _Keys:
