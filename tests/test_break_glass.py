@@ -23,6 +23,7 @@ ASKED = {
     "justification": "Unconscious in our emergency department, no history known.",
     "reason": "medical_emergency",
 }
+HUMAN = "e.ruiz@care.example"
 SUD = "D-2024-03-05"
 """A claim with a Part 2 record of a member of another plan."""
 
@@ -34,7 +35,7 @@ def served() -> Iterator[Api]:
 
 
 def _open(care: Holder, member: str = D, **changes: Any) -> Reply:
-    return care.ask("POST", f"/members/{member}/break-glass", {**ASKED, **changes})
+    return care.ask("POST", f"/members/{member}/break-glass", {**ASKED, "requester": HUMAN, **changes})
 
 
 def _access(reply: Reply) -> str:
@@ -114,6 +115,14 @@ def test_every_step_is_an_event_with_the_members_mark_and_the_typed_words(served
     assert told[0]["code"] == "medical_emergency"
     assert "42 CFR 2.51" in told[0]["detail"]
     assert D not in json.dumps(told)
+    assert {e["server"] for e in told} == {f"api:{HUMAN}"}
+
+
+def test_on_a_servers_socket_the_user_is_the_human_and_names_no_other(served: Api) -> None:
+    ana = served.world.bind("ana", "api-care", "treatment")
+    reply = ana.ask("POST", f"/members/{D}/break-glass", {**ASKED, "requester": HUMAN})
+    assert reply.status == 400
+    assert _log(served, "break-glass") == [] or _log(served, "break-glass")[-1]["user"] != "ana"
 
 
 def test_a_break_glass_alerts_the_auditors(served: Api, care: Holder) -> None:
@@ -168,6 +177,11 @@ def test_a_server_of_the_hub_can_ask_for_it_too(served: Api) -> None:
         {"minutes": True},
         {"minutes": 1.5},
         {"purpose": "treatment"},
+        {"requester": None},
+        {"requester": "x"},
+        {"requester": "a\nb"},
+        {"requester": 7},
+        {"requester": "x" * 101},
     ],
 )
 def test_what_is_not_typed_as_asked_opens_nothing(served: Api, care: Holder, changes: dict[str, Any]) -> None:

@@ -353,3 +353,40 @@ def test_the_command_line_adds_lists_and_revokes(served: Api, monkeypatch: pytes
     assert served.login("by-hand", secret).status == 401
     refused = run(client_commands, ["revoke", "never-there"])
     assert isinstance(refused.exception, WorkbenchError)
+
+
+def test_a_look_up_keeps_whom_the_client_asks_for_when_it_says_so(served: Api, care: Holder) -> None:
+    def by(requester: str) -> Any:
+        return served.ask(
+            "GET",
+            f"/members/{A}/record",
+            None,
+            **{"Authorization": f"Bearer {care.token}", "X-Workbench-Requester": requester},
+        )
+
+    assert care.ask("GET", f"/members/{A}/record").status == 200
+    assert _last(served, "admitted")["server"] == "api"
+    assert by("e.ruiz").status == 200
+    assert _last(served, "admitted")["server"] == "api:e.ruiz"
+    before = _last(served, "admitted")["seq"]
+    assert by("x" * 101).status == 400
+    assert _last(served, "admitted")["seq"] == before
+
+
+def test_a_client_whose_registration_could_not_be_recorded_leaves_its_name_free() -> None:
+    with channel_world() as world, world.serve():
+        engine = sa.create_engine(world.where.database_url)
+        with engine.begin() as connection:
+            connection.execute(
+                sa.text(
+                    "CREATE TRIGGER full BEFORE INSERT ON audit_event BEGIN SELECT RAISE(ABORT, 'disk full'); END"
+                )
+            )
+        asked = {"name": "second-try", "grant": CARE, "purpose": "treatment"}
+        refused = world.control("POST", "/clients", asked)
+        assert (refused.status, refused.json["code"]) == (503, "audit-unavailable")
+        with engine.begin() as connection:
+            connection.execute(sa.text("DROP TRIGGER full"))
+        engine.dispose()
+        assert world.control("GET", "/clients").json["clients"] == []
+        assert world.control("POST", "/clients", asked).status == 201

@@ -149,6 +149,11 @@ class Clients:
             row = connection.execute(sa.select(*columns).where(client_table.c.name == name)).first()
         return Client(**row._mapping) if row else None
 
+    def forget(self, name: str) -> None:
+        """Takes away a client that nobody was told of, so that its name is free again."""
+        with self._engine.begin() as connection:
+            connection.execute(sa.delete(client_table).where(client_table.c.name == name))
+
     def revoke(self, name: str) -> Client:
         """Ends a client and its tokens; once ended it stays so. Raises ClientRefused."""
         now = datetime.now(UTC).isoformat(timespec="seconds")

@@ -38,6 +38,7 @@ from workbench.broker.channels.clients import (
 )
 from workbench.broker.channels.openapi import document
 from workbench.broker.channels.paths import channel_routes
+from workbench.broker.channels.requester import REQUESTER_HEADER, named
 from workbench.broker.connection import HEAD_SECONDS, BoundedProtocol, SharedConnections
 from workbench.broker.core import Broker
 from workbench.broker.grants import Channel
@@ -142,7 +143,7 @@ class Channels:
         try:
             await self.broker.record("client-added", **said, detail=f"until {client.expires}")
         except WorkbenchError:
-            self.clients.revoke(name)
+            await asyncio.to_thread(self.clients.forget, name)
             raise
         return client, secret
 
@@ -187,7 +188,8 @@ def api_app(channels: Channels) -> Starlette:
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         client = clients.bearer(token.strip() if scheme.lower() == "bearer" else None)
         channels.connections.own(request.client and (request.client.host, request.client.port), client.name)
-        return Caller(f"client:{client.name}", client.grant, client.purpose, WAYS[channel], server="api")
+        server = named("api", request.headers.get(REQUESTER_HEADER))
+        return Caller(f"client:{client.name}", client.grant, client.purpose, WAYS[channel], server=server)
 
     async def token(request: Request) -> Response:
         name, secret = await _credentials(request)

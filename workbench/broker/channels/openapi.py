@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from workbench.broker.channels import requester
 from workbench.broker.channels.break_glass import LONGEST, MINUTES, MOST_MINUTES, REASONS, SHORTEST
 from workbench.broker.law import NOTICE_NAME
 from workbench.lib import risk
@@ -27,6 +28,8 @@ def document(url: str = "https://localhost") -> dict[str, Any]:
     asked = schemas["BreakGlass"]["properties"]
     asked["reason"]["enum"] = list(REASONS)
     asked["justification"] |= {"minLength": SHORTEST, "maxLength": LONGEST}
+    asked["requester"] |= {"minLength": requester.SHORTEST, "maxLength": requester.LONGEST}
+    found["components"]["parameters"]["Requester"]["name"] = requester.REQUESTER_HEADER
     asked["minutes"] |= {"minimum": 1, "maximum": MOST_MINUTES, "default": MINUTES}
     found["components"]["headers"]["Notice"]["schema"]["const"] = NOTICE_NAME
     return found

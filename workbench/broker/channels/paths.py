@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -12,6 +13,7 @@ from starlette.routing import Route
 from workbench.broker.caller import Caller
 from workbench.broker.channels import answers
 from workbench.broker.channels.break_glass import BreakGlass, asked_for
+from workbench.broker.channels.requester import CLIENT, named, requester_of
 from workbench.broker.core import Broker
 from workbench.broker.grants import Channel
 from workbench.broker.http import ArrowEndpoint, BadRequest, answering, body_of, json_answer
@@ -41,7 +43,10 @@ def channel_routes(broker: Broker, glass: BreakGlass, who: Who) -> list[Route]:
 
     async def break_glass(request: Request) -> Response:
         caller = await who(request, Channel.LMR_API)
-        asked = asked_for(await body_of(request))
+        body = await body_of(request)
+        if caller.user.startswith(CLIENT):
+            caller = replace(caller, server=named("api", requester_of(body)))
+        asked = asked_for(body)
         return json_answer(await glass.open(caller, request.path_params["member"], asked), 201)
 
     async def glass_record(request: Request) -> Response:
