@@ -1,7 +1,7 @@
 """The review queue: what an auditor should look at, in the order in which it matters, until she signs it off.
 
     break-glass    every access that a person opened for herself in an emergency, with the looks by it
-    alert          what else alerted an auditor (a pruning)
+    alert          what else alerted an auditor (a damaged log, a pruning)
     denied         refusals of one day, person, grant and code, with the most frequent reasons
     volume         a day on which somebody got far more rows than on her own days before
     lookups        a day on which somebody asked for far more members by id than on her own days before

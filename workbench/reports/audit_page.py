@@ -32,6 +32,7 @@ EVENTS = (
     "admitted", "ended", "refused", "bound", "unbound", "binding-refused", "break-glass", "break-glass-read",
     "break-glass-ended", "consent-given", "consent-revoked", "report-viewed", "report-refused", "report-ran",
     "slice-built", "audit-read", "audit-who-saw", "audit-refused", "review-signed", "audit-exported", "audit-pruned",
+    "audit-damaged",
 )  # fmt: skip
 """The kinds that the filter suggests; others can be typed."""
 ITEM = re.compile(r"[A-Z][0-9]{1,15}")
