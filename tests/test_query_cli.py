@@ -153,7 +153,6 @@ def test_an_operator_who_asks_as_a_user_has_that_users_rights_only(run: Any, wor
     several = ["--grant", "mcp-care-sierra-vista", "--as", "mia", "SELECT 1"]
     for arguments, code, says in (
         (reports_only, "wrong-channel", "does not open the channel notebook"),
-        (several, "purpose-needed", "several purposes"),
         (["--purpose", "research", *several], "wrong-purpose", "purpose"),
     ):
         done = run("query", *arguments)
@@ -166,7 +165,9 @@ def test_an_operator_who_asks_as_a_user_has_that_users_rights_only(run: Any, wor
             OPERATOR,
         )
         assert refused["code"] == code
-    assert run("query", "--purpose", "treatment", *several).exit_code == 0
+    for stated, recorded in (([], "treatment"), (["--purpose", "operations"], "operations")):
+        assert run("query", *stated, *several).exit_code == 0
+        assert _log(world)[-1]["purpose"] == recorded
     assert run("query", "--grant", "plan-quality-sierra-vista", "SELECT 1").exit_code == 0
 
 

@@ -133,14 +133,13 @@ def control_app(service: Service) -> Starlette:
 async def operator(broker: Broker, request: Request, body: dict[str, Any]) -> Caller:
     """The operator of this machine, or a user in whose name `as` has her ask: then that user's rights decide.
 
-    The purpose is the one that is said, else the grant's only one. The log has the user, and the operator as server.
+    The purpose is the one that is said, else the first that the grant names. The log has the user, and the operator as server.
     """
     by, name, grant = operator_of(request), body.get("as"), text_of(body, "grant")
     purpose = body.get("purpose")
     if purpose is None:
         with contextlib.suppress(GrantRefused):
-            purposes = broker.grants().get(grant).purposes
-            purpose = str(purposes[0]) if len(purposes) == 1 else None
+            purpose = str(broker.grants().get(grant).purposes[0])
     return Caller(
         user=str(name) if name else by,
         grant=grant,

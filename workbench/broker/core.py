@@ -20,7 +20,7 @@ from workbench.broker.budget import budget
 from workbench.broker.caller import Answer, Caller, notice_of
 from workbench.broker.consent import Consents
 from workbench.broker.directory import AUDITORS
-from workbench.broker.grants import Channel, Decision, Grant, GrantBook, GrantRefused, Level
+from workbench.broker.grants import Channel, Decision, Grant, GrantBook, Level
 from workbench.broker.hub import Directory
 from workbench.broker.meter import Meter, without_end
 from workbench.broker.pool import Pool, PoolLimits
@@ -119,14 +119,7 @@ class Broker:
         book = self.grants()
         groups = caller.groups if caller.groups is not None else book.get(caller.grant).groups
         opened = None if caller.in_no_users_name else channel or caller.opens
-        grant = book.require(caller.grant, groups, purpose=caller.purpose, channel=opened)
-        if caller.groups is not None and caller.purpose is None:
-            raise GrantRefused(
-                f"Grant {grant.name} serves several purposes, and none was stated.",
-                hint=f"State one of: {', '.join(grant.purposes)} (--purpose).",
-                code="purpose-needed",
-            )
-        return grant
+        return book.require(caller.grant, groups, purpose=caller.purpose, channel=opened)
 
     def decisions(self, groups: frozenset[str]) -> tuple[list[Decision], int]:
         """One decision for each grant of these groups, closed ones too, and how many grants there are for others."""

@@ -58,7 +58,7 @@ Examples:
     metavar="USER",
     help="Ask in this user's name, with her groups and the channel notebook. The log has both names.",
 )
-@click.option("--purpose", help="The purpose of use; a grant's only one where this is missing.")
+@click.option("--purpose", help="The purpose of use; the first that the grant names where this is missing.")
 @click.option("--lake", type=click.Path(path_type=Path), help="Folder of the lake [env: WORKBENCH_LAKE].")
 @click.option("--json", "as_json", is_flag=True, help="Print the answer as one JSON object.")
 @click.option(
