@@ -20,6 +20,7 @@ from workbench.broker.audit import events
 from workbench.broker.consent import ConsentRefused, Consents, Decision, decision_of, read_decisions
 from workbench.broker.grants import GrantBook, OrganisationRegistry
 from workbench.broker.state import State
+from workbench.cli import consent as consent_commands
 from workbench.cli import demo_consents, program
 from workbench.days import today
 from workbench.errors import WorkbenchError
@@ -373,6 +374,13 @@ def test_a_consent_of_an_unknown_member_or_recipient_is_refused_and_not_written(
             assert says in refused.exception.reason and "--even-unknown" in refused.exception.hint
             assert member not in str(refused.exception)
         assert world.control("GET", "/consents").json["consents"] == before
+        monkeypatch.setattr(consent_commands, "BATCH", 1)
+        with file.open("a") as more:
+            more.write("00000004D,sierra-vista,hiv,2026-01-01,,yes,,letter\n")
+        mixed = run(program, ["consent", "import", str(file)])
+        assert mixed.exit_code == 1 and "1 of the decisions revoke" in mixed.stderr
+        (alone,) = world.control("GET", "/consents").json["consents"][len(before) :]
+        assert (alone["member_id"], alone["revoked"]) == ("00000004D", True)
         revoked = run(program, ["consent", "revoke", member, "--recipient", recipient, "--source", "x"])
         assert revoked.exit_code == 0 and "warning: " in revoked.stderr
 

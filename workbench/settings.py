@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parent.parent
+HUB_START_SECONDS = 180.0
+"""How long the Hub and its broker may take to start; whoever needs the broker meanwhile waits as long."""
 
 
 @dataclass(frozen=True)

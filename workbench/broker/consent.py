@@ -37,6 +37,8 @@ SCOPES = (ALL, *(str(category) for category in Category))
 FIELDS = ("member_id", "recipient", "scope", "from", "until", "revoked", "decided_at", "source")
 """The columns of a file of decisions; `until` and `decided_at` may be empty, `revoked` is yes or no."""
 
+STRANGERS = "consent-of-strangers"
+"""The code of consents of members or for recipients whom nobody knows."""
 MOST_LISTED = 1_000
 """Decisions in one page of a listing."""
 

@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from workbench.broker.consent import MOST_LISTED, ConsentRefused, Decision, decision_of
+from workbench.broker.consent import MOST_LISTED, STRANGERS, ConsentRefused, Decision, decision_of
 from workbench.broker.http import BadRequest, answering, body_of, operator_of
 from workbench.lake.release import UnknownRelease, open_release
 
@@ -24,19 +24,18 @@ MOST_DECISIONS = 10_000
 
 
 def consent_routes(broker: Broker) -> list[Route]:
-    """POST and GET /consents. With `known_only` no consent of an unknown member or recipient is written; a revocation always is."""
+    """POST and GET /consents; POST /consents/check writes nothing, and refuses consents of members or recipients whom nobody knows."""
 
     async def decide(request: Request) -> Response:
-        body = await body_of(request)
-        said = body.get("decisions")
-        if not isinstance(said, list) or not said or len(said) > MOST_DECISIONS:
-            raise ConsentRefused(f"decisions is a list of 1 to {MOST_DECISIONS:,} decisions.")
-        decisions = [_decision(one) for one in said]
-        if body.get("known_only") is True:
-            await _refuse_strangers(broker, [one for one in decisions if not one.revoked])
+        decisions = await _decisions(request)
         await _settle(broker, operator_of(request), decisions)
         unknown = await asyncio.to_thread(_unknown, broker, {one.member_id for one in decisions})
         return JSONResponse({"decisions": len(decisions), "members_not_in_release": unknown}, 201)
+
+    async def check(request: Request) -> Response:
+        decisions = await _decisions(request)
+        await _refuse_strangers(broker, [one for one in decisions if not one.revoked])
+        return JSONResponse({"decisions": len(decisions)})
 
     async def listed(request: Request) -> Response:
         asked = request.query_params
@@ -53,6 +52,7 @@ def consent_routes(broker: Broker) -> list[Route]:
 
     return [
         Route("/consents", answering(decide), methods=["POST"]),
+        Route("/consents/check", answering(check), methods=["POST"]),
         Route("/consents", answering(listed)),
     ]
 
@@ -89,9 +89,9 @@ async def _refuse_strangers(broker: Broker, consents: list[Decision]) -> None:
     ]
     if found:
         raise ConsentRefused(
-            f"Nothing was written down: {'; '.join(found)}.",
+            f"No consent was written down: {'; '.join(found)}.",
             hint="Check the ids. Where they are right and come later: --even-unknown.",
-            code="consent-of-strangers",
+            code=STRANGERS,
         )
 
 
@@ -115,6 +115,13 @@ def _number(said: str | None, default: int, *, least: int = 0) -> int:
             "limit and after are whole numbers.", hint="`after` is the one that the last page gave."
         )
     return int(said)
+
+
+async def _decisions(request: Request) -> list[Decision]:
+    said = (await body_of(request)).get("decisions")
+    if not isinstance(said, list) or not said or len(said) > MOST_DECISIONS:
+        raise ConsentRefused(f"decisions is a list of 1 to {MOST_DECISIONS:,} decisions.")
+    return [_decision(one) for one in said]
 
 
 def _decision(said: Any) -> Decision:

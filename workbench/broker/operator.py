@@ -22,11 +22,11 @@ from workbench.broker.caller import NOTICE_HEADER
 from workbench.broker.frames import END_OF_STREAM
 from workbench.broker.law import NOTICE_2_32, NOTICE_NAME
 from workbench.errors import WorkbenchError
-from workbench.settings import Settings
+from workbench.settings import HUB_START_SECONDS, Settings
 
 Progress = Callable[[str, float], None]
-HUBS_BROKER_SECONDS = 180.0
-"""How long a command waits for the broker of a Hub that starts, or starts it again: as long as `workbench up` waits."""
+HUBS_BROKER_SECONDS = HUB_START_SECONDS
+"""How long a command waits for the broker of a Hub that starts, or starts it again."""
 
 
 class BrokerSilent(WorkbenchError):

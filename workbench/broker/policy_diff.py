@@ -58,9 +58,9 @@ class Difference:
     conditions: tuple[str, ...] = ()
     """Keys of the grant that change and do not decide what a slice holds: groups, purposes, dates."""
     blocked: tuple[str, ...] = ()
+    """Categories that the new grant must leave out and cannot on this release: it would be refused."""
     early: tuple[str, ...] = ()
     """As-of dates of new grants that the release has not reached."""
-    """Categories that the new grant must leave out and cannot on this release: it would be refused."""
 
     def as_json(self) -> dict[str, Any]:
         """The difference for machines."""

@@ -13,6 +13,7 @@ import click
 from workbench.cli.broker import operating
 from workbench.cli.fit import print_fitting
 from workbench.cli.plain import plain
+from workbench.errors import WorkbenchError
 from workbench.settings import settings
 
 LAKE = click.option(
@@ -91,7 +92,8 @@ Example:
 def import_(file: Path, even_unknown: bool, lake: Path | None) -> None:
     """Read decisions from a CSV file: member_id, recipient, scope, from, until, revoked, decided_at, source.
 
-    Consents of unknown members or for unknown recipients are refused with all that came with them; revocations never.
+    One consent of an unknown member or for an unknown recipient refuses all consents of the file; what it revokes is
+    written down all the same.
     """
     from workbench.broker.consent import read_decisions
 
@@ -116,10 +118,11 @@ def list_(member: str | None, recipient: str | None, lake: Path | None, as_json:
     with operating(lake) as broker:
         pages = _pages(broker, asked)
         if as_json:
-            click.echo("[", nl=False)
+            said = "["
             for number, one in enumerate(one for page in pages for one in page):
-                click.echo((",\n " if number else "") + json.dumps(one), nl=False)
-            click.echo("]")
+                click.echo(("[" if number == 0 else ",\n ") + json.dumps(one), nl=False)
+                said = ""
+            click.echo(f"{said}]")
             return
         for page in pages:
             _print(page)
@@ -157,9 +160,9 @@ def _yes(value: bool) -> str:
 def _send(lake: Path | None, decisions: list[dict[str, Any]], *, known_only: bool = False) -> None:
     unknown = 0
     with operating(lake) as broker:
-        for first in range(0, len(decisions), BATCH):
-            batch = decisions[first : first + BATCH]
-            answer = broker.ask("POST", "/consents", {"decisions": batch, "known_only": known_only})
+        if known_only:
+            _check(broker, decisions)
+        for answer in _posted(broker, "/consents", decisions):
             unknown += int(answer["members_not_in_release"])
     click.echo(f"{len(decisions)} decision{'' if len(decisions) == 1 else 's'} written down.")
     if unknown:
@@ -167,6 +170,30 @@ def _send(lake: Path | None, decisions: list[dict[str, Any]], *, known_only: boo
             f"warning: {unknown} of the members are not in the latest release; check the ids.", err=True
         )
     _warn_of_strangers({str(one["recipient"]) for one in decisions})
+
+
+def _check(broker: Any, decisions: list[dict[str, Any]]) -> None:
+    """Refuses a file with consents of strangers as a whole; what it revokes is written down all the same."""
+    from workbench.broker.consent import STRANGERS
+
+    try:
+        for _ in _posted(broker, "/consents/check", decisions):
+            pass
+    except WorkbenchError as refusal:
+        if refusal.code != STRANGERS:
+            raise
+        revoked = [one for one in decisions if one.get("revoked") == "yes"]
+        for _ in _posted(broker, "/consents", revoked):
+            pass
+        if revoked:
+            click.echo(f"{len(revoked)} of the decisions revoke: these alone are written down.", err=True)
+        raise
+
+
+def _posted(broker: Any, path: str, decisions: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The answers to the decisions, sent in batches."""
+    for first in range(0, len(decisions), BATCH):
+        yield broker.ask("POST", path, {"decisions": decisions[first : first + BATCH]})
 
 
 def _warn_of_strangers(recipients: set[str]) -> None:

@@ -82,7 +82,7 @@ def _print(title: str, difference: Any, indent: str = "") -> None:
         click.echo(f"{inner}also changed: {', '.join(difference.conditions)}")
     if difference.blocked:
         click.echo(
-            f"{inner}would be refused on this release: no sourced code list of {', '.join(difference.blocked)}"
+            f"{inner}would be refused on this release: nobody can find reliably the claims of {', '.join(difference.blocked)}"
         )
     if difference.early:
         click.echo(

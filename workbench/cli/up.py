@@ -15,7 +15,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import click
 import yaml
@@ -25,9 +25,11 @@ from workbench.cli.broker import insecure_option
 from workbench.days import time_zone
 from workbench.errors import WorkbenchError
 from workbench.sandbox import seats
-from workbench.settings import PROJECT, Settings, settings
+from workbench.settings import HUB_START_SECONDS, PROJECT, Settings, settings
 
-START_SECONDS = 180
+START_SECONDS = HUB_START_SECONDS
+REFUSED_SECONDS = 45.0
+"""A service that said why it does not start, and starts neither within this, will not."""
 STOP_SECONDS = 20
 CONFIGURATION = PROJECT / "hub_config" / "jupyterhub_config.py"
 PEOPLE = PROJECT / "hub_config" / "demo_users.yaml"
@@ -106,6 +108,16 @@ def _port_is_free(ip: str, port: int) -> None:
             ) from None
 
 
+def _locked(lock: IO[str]) -> bool:
+    """Takes the lock. A command that looks whether a workbench runs holds it for an instant."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        time.sleep(0.1)
+        return False
+    return True
+
+
 @contextlib.contextmanager
 def _only_one(here: Settings) -> Iterator[None]:
     """Holds the lock of this state folder's workbench."""
@@ -117,13 +129,11 @@ def _only_one(here: Settings) -> Iterator[None]:
             "The state folder cannot be written.", hint="Set WORKBENCH_STATE to a folder of yours."
         ) from None
     with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not any(_locked(lock) for _ in range(5)):
             raise CannotStart(
                 "A workbench with this state folder runs already.",
                 hint="Stop that one, or set WORKBENCH_STATE to another folder.",
-            ) from None
+            )
         yield
 
 
@@ -191,8 +201,11 @@ def _end_with_parent() -> None:
 def _wait_until_ready(hub: subprocess.Popen[bytes], here: Settings, url: str) -> None:
     deadline = time.monotonic() + START_SECONDS
     while not (_answers(url) and _listens(here.run / "control" / "control.sock")):
+        said = _said(here)
+        if said:
+            deadline = min(deadline, time.monotonic() + REFUSED_SECONDS)
         if hub.poll() is not None or time.monotonic() > deadline:
-            raise CannotStart(_said(here) or "The Hub did not start.", hint=f"Its log: {_log(here)}")
+            raise CannotStart(said or "The Hub did not start.", hint=f"Its log: {_log(here)}")
         time.sleep(0.1)
 
 

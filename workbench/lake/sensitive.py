@@ -219,11 +219,11 @@ def _unclear() -> str:
     return f"""SELECT DISTINCT claim_id, '{Category.PART2}', 'unclear' FROM (
           SELECT claim_id FROM found WHERE category = '{_BEHAVIORAL}'
           UNION ALL SELECT c.claim_id FROM medical_claim_line l JOIN {codes} ON k.said = l.procedure_code {_CLAIM}
-            WHERE {_VALID} AND k.category = '{Category.PART2}' AND len(k.with_modifier) > 0)
-        WHERE claim_id NOT IN (SELECT claim_id FROM found WHERE category = '{Category.PART2}')
-          AND claim_id NOT IN (SELECT claim_id FROM diagnosis WHERE role = 'principal' AND {_plain("code_system")} = 'ICD10CM'
-            AND regexp_full_match({_plain("code")}, '{MENTAL_HEALTH}'))
-          AND claim_id NOT IN (SELECT claim_id FROM medical_claim_line l WHERE {mental})"""
+            WHERE {_VALID} AND k.category = '{Category.PART2}' AND len(k.with_modifier) > 0) u
+        WHERE NOT EXISTS (FROM found f WHERE f.claim_id = u.claim_id AND f.category = '{Category.PART2}')
+          AND NOT EXISTS (FROM diagnosis d WHERE d.claim_id = u.claim_id AND d.role = 'principal'
+            AND {_plain("d.code_system")} = 'ICD10CM' AND regexp_full_match({_plain("d.code")}, '{MENTAL_HEALTH}'))
+          AND NOT EXISTS (FROM medical_claim_line l WHERE l.claim_id = u.claim_id AND ({mental}))"""
 
 
 def _drug(name: str) -> str:

@@ -20,11 +20,11 @@ from urllib.parse import urlencode
 
 from workbench.errors import WorkbenchError
 from workbench.reports.unix import UnixConnection
-from workbench.settings import Settings
+from workbench.settings import HUB_START_SECONDS, Settings
 
 ANSWER_SECONDS = 60.0
 TELL_SECONDS = 10.0
-HUBS_BROKER_SECONDS = 60.0
+HUBS_BROKER_SECONDS = HUB_START_SECONDS
 """How long a run waits for the Hub's broker, which starts with it and later on a busy machine."""
 SOCKET = Path("control") / "control.sock"
 

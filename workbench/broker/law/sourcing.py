@@ -43,9 +43,13 @@ def unsourced(grant: Grant, *, synthetic: bool) -> tuple[Category, ...]:
 def blocked(grant: Grant, release: Release) -> tuple[Category, ...]:
     """The categories that the grant must leave out of this release and that nobody can find in it reliably."""
     found = {*unsourced(grant, synthetic=release.synthetic)}
-    if not release.synthetic and release.unknown_drugs != (0, 0):
+    if _names_not_all_drugs(release):
         found.update(hides_by_drug(grant))
     return tuple(c for c in Category if c in found)
+
+
+def _names_not_all_drugs(release: Release) -> bool:
+    return not release.synthetic and release.unknown_drugs != (0, 0)
 
 
 def refuse_unsourced(grant: Grant, release: Release) -> None:
@@ -62,7 +66,7 @@ def refuse_unsourced(grant: Grant, release: Release) -> None:
             hint="A sourced list, or a grant that includes the category, is what helps: docs/sensitive.md says which lists there are.",
         )
     by_drug = hides_by_drug(grant)
-    if by_drug and not release.synthetic and release.unknown_drugs != (0, 0):
+    if by_drug and _names_not_all_drugs(release):
         raise UnknownDrugs(
             f"Grant {grant.name} must leave out {', '.join(by_drug)}, which drugs tell of, and {_uncounted(release)}.",
             hint="Bring ndc_ingredients.csv (ndc,ingredient) with the sources and build again: docs/sensitive.md says how.",
