@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sqlite3
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -215,3 +216,120 @@ def test_a_key_that_is_gone_from_the_state_replaces_no_key_of_the_auditors(state
     connection.close()
     with pytest.raises(SecondPlaceLost):
         Audit(state)
+
+
+@pytest.mark.parametrize("ended", ["killed", "closed"])
+@pytest.mark.parametrize("checkpoints", ["gone", "empty lines"])
+def test_a_signed_head_holds_the_end_of_the_log_when_the_checkpoints_are_gone(
+    state: State, ended: str, checkpoints: str
+) -> None:
+    folder = audit_folder(state.folder)
+    _killed(state, folder, count=8, every=3)
+    if ended == "closed":
+        Audit(state).close()
+        _go_on(state)
+    end = len(events(state.engine))
+    _do(state, f"DELETE FROM audit_event WHERE seq = {end}")
+    if checkpoints == "gone":
+        (folder / "checkpoints.jsonl").unlink()
+    else:
+        (folder / "checkpoints.jsonl").write_text("\n\n")
+    audit = Audit(state)
+    assert audit.record("admitted") > end + 1
+    audit.close()
+    assert {e["code"] for e in events(state.engine, event=DAMAGED)} == {"checkpoint", "truncated"}
+    assert {("missing", end, end), ("truncated", end, end)} <= _told(state, folder)
+
+
+def test_an_auditors_folder_that_is_moved_or_replaced_under_a_running_broker_ends_its_service(
+    state: State,
+) -> None:
+    folder = audit_folder(state.folder)
+    away = folder.with_name("away")
+    audit = Audit(state)
+    audit.record("admitted")
+    folder.rename(away)
+    with pytest.raises(AuditUnavailable):
+        audit.record("admitted")
+    shutil.copytree(away, folder)
+    with pytest.raises(AuditUnavailable):
+        audit.record("admitted")
+    shutil.rmtree(folder)
+    away.rename(folder)
+    assert audit.record("admitted") == 2
+    audit.close()
+    assert _told(state, folder) == set()
+
+
+def test_no_checkpoint_is_signed_into_a_folder_that_stands_in_the_place_of_the_auditors(
+    state: State,
+) -> None:
+    folder = audit_folder(state.folder)
+    audit = Audit(state)
+    audit.record("admitted")
+    shutil.copytree(folder, folder.with_name("copy"))
+    folder.rename(folder.with_name("away"))
+    folder.with_name("copy").rename(folder)
+    key = (state.folder / "audit.key").read_bytes()
+    audit.close()
+    assert not (folder / "checkpoints.jsonl").exists()
+    assert (state.folder / "audit.key").read_bytes() == key
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["{}", "7", "[]", "null", '{"epoch": "0", "seq": 1, "link": "", "at": "", "seal": ""}',
+     '{"epoch": 0, "seq": Infinity, "link": "", "at": "", "seal": ""}',
+     '{"epoch": 0, "seq": 1, "link": "", "at": "", "seal": "é"}'],
+)  # fmt: skip
+@pytest.mark.parametrize("instead", [False, True])
+def test_a_line_among_the_checkpoints_that_is_none_is_told_by_the_verifier_and_stops_no_broker(
+    state: State, line: str, instead: bool
+) -> None:
+    folder = _filled(state)
+    path = folder / "checkpoints.jsonl"
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([*(lines[:-1] if instead else lines), line]) + "\n", encoding="utf-8")
+    says = [f.says for f in verify(state.engine, folder) if f.kind == "checkpoint"]
+    assert "A line among the checkpoints is none." in says
+    _go_on(state)
+    assert "checkpoint" in {kind for kind, _, _ in _told(state, folder)}
+    assert [e["code"] for e in events(state.engine, event=DAMAGED)] == ["checkpoint"] * instead
+
+
+@pytest.mark.parametrize("field", [{"seq": "x"}, {"seq": 1e400}, {"epoch": None}, {"seal": "é"}])
+def test_a_head_with_a_field_that_no_broker_writes_is_unreadable(
+    state: State, field: dict[str, object]
+) -> None:
+    folder = _filled(state)
+    head = json.loads((folder / "head").read_text()) | field
+    (folder / "head").write_text(json.dumps(head))
+    assert [f.says for f in verify(state.engine, folder)] == ["The log's head is gone or unreadable."]
+
+
+def test_a_broker_that_cannot_write_what_is_wrong_leaves_the_proof_and_nothing_open(state: State) -> None:
+    folder = audit_folder(state.folder)
+    _killed(state, folder)
+    _do(state, "DELETE FROM audit_event WHERE seq > 22")
+    (folder / "checkpoints.jsonl").unlink()
+    before = {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    _do(state, "CREATE TRIGGER full BEFORE INSERT ON audit_event BEGIN SELECT RAISE(ABORT, 'full'); END")
+    with pytest.raises(AuditUnavailable):
+        Audit(state)
+    assert "audit" not in {thread.name for thread in threading.enumerate()}
+    assert str(folder / "head") not in _open_files()
+    assert {path: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
+    _do(state, "DROP TRIGGER full")
+    Audit(state).close()
+    told = [(e["seq"], e["code"]) for e in events(state.engine, event=DAMAGED)]
+    assert told == [(28, "checkpoint"), (29, "truncated")]
+
+
+def _open_files() -> set[str]:
+    found = set()
+    for descriptor in Path("/proc/self/fd").iterdir():
+        try:
+            found.add(str(descriptor.readlink()))
+        except OSError:
+            continue
+    return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import os
@@ -21,6 +22,7 @@ from workbench.broker.audit_export import NoExport, export, rows_of
 from workbench.broker.audit_marks import list_path
 from workbench.broker.audit_prune import NotPruned, RetentionTooShort, plan, prune
 from workbench.broker.audit_verify import verify_rows
+from workbench.broker.auditing import Auditing
 from workbench.broker.published_slice import members_file
 from workbench.broker.state import State
 
@@ -206,6 +208,21 @@ def test_a_log_that_does_not_verify_is_not_pruned_and_a_young_one_neither(state:
     _pruned(state)
     with pytest.raises(NotPruned, match="older than 6 years"):
         _pruned(state)
+
+
+def test_a_dry_run_promises_nothing_of_a_log_that_does_not_verify(state: State, tmp_path: Path) -> None:
+    _log(state)
+    audit = Audit(state)
+    auditing = Auditing(audit, state.engine, tmp_path / "lake", state.folder)
+    try:
+        assert asyncio.run(auditing.prune("operator:root", archive=True, dry=True))["events"] == 12
+        with state.engine.begin() as connection:
+            connection.execute(sa.text("UPDATE audit_event SET user = 'x' WHERE seq = 3"))
+        for dry in (True, False):
+            with pytest.raises(NotPruned, match="does not verify"):
+                asyncio.run(auditing.prune("operator:root", archive=True, dry=dry))
+    finally:
+        audit.close()
 
 
 @pytest.mark.parametrize(("years", "through"), [("6", 12), ("8", None)])

@@ -190,6 +190,12 @@ def test_what_is_not_typed_as_asked_opens_nothing(served: Api, care: Holder, cha
     assert len(_log(served, "break-glass")) == before
 
 
+def test_a_request_with_unknown_keys_is_told_all_that_it_takes(served: Api, care: Holder) -> None:
+    reply = _open(care, purpose="treatment")
+    assert reply.status == 400
+    assert {key for key in (*ASKED, "requester") if key not in reply.json["hint"]} == set()
+
+
 def test_only_a_grant_that_allows_it_and_only_for_treatment(served: Api, care: Holder) -> None:
     operations = served.client("operations-platform", purpose="operations")
     reply = _open(operations)

@@ -38,7 +38,7 @@ from workbench.broker.audit_chain import (
     read_head,
     seal_of,
 )
-from workbench.broker.audit_end import SecondPlaceLost, end_of, judge, lost, unusable
+from workbench.broker.audit_end import Damage, SecondPlaceLost, end_of, judge, lost, unusable
 from workbench.broker.audit_marks import Marks
 from workbench.broker.audit_read import events
 from workbench.broker.audit_verify import Finding, verify
@@ -118,10 +118,9 @@ class Audit:
         self._checkpointed = checkpoints[-1]["seq"] if checkpoints else 0
         self._queue: queue.SimpleQueue[_Order | None] = queue.SimpleQueue()
         self._closed = False
+        self._tell(damages)
         self._writer = threading.Thread(target=self._work, name="audit", daemon=True)
         self._writer.start()
-        for damage in damages:
-            self.record(DAMAGED, **damage.said())
 
     @property
     def folder(self) -> Path:
@@ -141,8 +140,7 @@ class Audit:
         if self._closed:
             future.set_exception(AuditUnavailable())
             return future
-        values = {name: _plain(said.get(name)) for name in SAID} | {"event": event}
-        self._queue.put(_Order(values, self._now(), future))
+        self._queue.put(self._order(event, said, future))
         return future
 
     def mark(self, literal: str) -> str:
@@ -173,6 +171,19 @@ class Audit:
             self._alerts.close()
             self._head.close()
 
+    def _order(self, event: str, said: Mapping[str, Any], future: Future[int]) -> _Order:
+        values = {name: _plain(said.get(name)) for name in SAID} | {"event": event}
+        return _Order(values, self._now(), future)
+
+    def _tell(self, damages: list[Damage]) -> None:
+        """Writes all of them or none, before there is a writer that could overwrite their proof."""
+        orders = [self._order(DAMAGED, damage.said(), Future()) for damage in damages]
+        if orders:
+            self._write(orders)
+            if orders[0].future.exception() is not None:
+                self._head.close()
+                raise AuditUnavailable
+
     def _work(self) -> None:
         going = True
         while going:
@@ -198,8 +209,7 @@ class Audit:
         seq, link = self._seq, self._link
         rows = []
         try:
-            if not os.fstat(self._head.fileno()).st_nlink:
-                raise FileNotFoundError  # somebody removed the auditors' folder
+            self._check_place()
             for order in batch:
                 seq += 1
                 row: dict[str, Any] = order.values | {"seq": seq, "at": order.at, "epoch": self._epoch}
@@ -229,6 +239,11 @@ class Audit:
         if seq > self._seq:
             self._seq, self._link = seq, link
 
+    def _check_place(self) -> None:
+        """Raises OSError where the auditors' folder, or its head, was removed, moved or replaced."""
+        if not os.path.samestat(os.fstat(self._head.fileno()), (self._second / "head").stat()):
+            raise FileNotFoundError
+
     def _write_head(self, seq: int, link: str) -> None:
         self._head.seek(0)
         self._head.write(_signed_head(self._key, self._epoch, seq, link))
@@ -239,6 +254,7 @@ class Audit:
 
         The head is durable first, so no crash leaves one that is older than a checkpoint.
         """
+        self._check_place()
         self._write_head(self._seq, self._link)
         os.fsync(self._head.fileno())
         entry = {"epoch": self._epoch, "seq": self._seq, "link": self._link, "at": self._now()}

@@ -133,28 +133,47 @@ def years_before(moment: datetime, years: int) -> str:
 
 
 def read_checkpoints(folder: Path) -> list[dict[str, Any]]:
-    """The checkpoints in order."""
+    """The checkpoints in order, without the lines that are none."""
+    return [entry for entry in _checkpoint_lines(folder) if entry is not None]
+
+
+def has_strange_checkpoints(folder: Path) -> bool:
+    """Whether there is a line that is whole and no checkpoint: no crash leaves one."""
+    return None in _checkpoint_lines(folder)
+
+
+def _checkpoint_lines(folder: Path) -> list[dict[str, Any] | None]:
     path = folder / "checkpoints.jsonl"
     if not path.exists():
         return []
     entries = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
-            entries.append(json.loads(line))
-        except ValueError:
+            entry = json.loads(line)
+        except (ValueError, RecursionError):
             continue  # a line cut by a crash: its epoch's key was not replaced either
+        entries.append(_fields(entry, ("epoch", "seq"), ("link", "at", "seal")))
     return entries
+
+
+def _fields(entry: Any, numbers: tuple[str, ...], texts: tuple[str, ...]) -> dict[str, Any] | None:
+    """These fields of a signed entry; None where one is not there or cannot have been written by a broker."""
+    if not isinstance(entry, dict):
+        return None
+    for name in numbers:
+        value = entry.get(name)
+        if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**63:
+            return None
+    for name in texts:
+        if not isinstance(entry.get(name), str) or not entry[name].isascii():
+            return None
+    return {name: entry[name] for name in (*numbers, *texts)}
 
 
 def read_head(folder: Path) -> dict[str, Any] | None:
     """The last signed end of the log; None where there is none that can be read."""
     try:
         head = json.loads((folder / "head").read_bytes())
-        return {
-            "seq": int(head["seq"]),
-            "link": str(head["link"]),
-            "epoch": int(head["epoch"]),
-            "seal": str(head["seal"]),
-        }
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, RecursionError):
         return None
+    return _fields(head, ("seq", "epoch"), ("link", "seal"))

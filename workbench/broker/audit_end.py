@@ -20,6 +20,7 @@ from workbench.broker.audit_chain import (
     audit_event,
     canonical,
     keyed_hash,
+    next_key,
     read_checkpoints,
     read_head,
 )
@@ -80,17 +81,18 @@ def judge(engine: sa.Engine, folder: Path, epoch: int, key: bytes) -> tuple[int,
     checkpoints, head = read_checkpoints(folder), read_head(folder)
     promised, found = seq, []
     last: dict[str, Any] = checkpoints[-1] if checkpoints else {"seq": 0, "link": "", "epoch": -1}
+    head_good = head is not None and _is_good(head, last, epoch, key, folder)
     if len(checkpoints) < epoch:
         found.append(Damage("checkpoint", 0, 0, "Checkpoints were gone when a broker opened the log."))
     if head is None:
         found.append(
             Damage("checkpoint", 0, 0, "The log's head was gone or unreadable when a broker opened it.")
         )
-    elif not is_signed(head, key) if head["epoch"] == epoch else _unlike(head, last, epoch):
+    elif not head_good:
         found.append(
             Damage("checkpoint", 0, 0, "The log's head was not the last one signed when a broker opened it.")
         )
-    ends = [last] if head is None or found else [last, head]
+    ends = [last, head] if head is not None and head_good else [last]
     for end in ends:
         if end["seq"] <= seq and _link_at(engine, end["seq"]) not in (None, end["link"]):
             says = "The event at a signed end was another one when a broker opened the log."
@@ -108,9 +110,21 @@ def is_signed(head: Mapping[str, Any], key: bytes) -> bool:
     return hmac.compare_digest(keyed_hash(key, "head", canonical(body)), head["seal"])
 
 
-def _unlike(head: Mapping[str, Any], last: Mapping[str, Any], epoch: int) -> bool:
-    """Whether a head of another epoch is not the very end that the last checkpoint signed."""
-    return head["epoch"] != epoch - 1 or any(head[name] != last[name] for name in ("seq", "link", "epoch"))
+def _is_good(head: Mapping[str, Any], last: Mapping[str, Any], epoch: int, key: bytes, folder: Path) -> bool:
+    """Whether this is the last head that was signed, whatever else is damaged.
+
+    One of the epoch before is the very end of its checkpoint; where that is gone, the auditors' first key judges it.
+    """
+    if head["epoch"] == epoch:
+        return is_signed(head, key)
+    if head["epoch"] != epoch - 1:
+        return False
+    if last["epoch"] == head["epoch"]:
+        return all(head[name] == last[name] for name in ("seq", "link"))
+    former = bytes.fromhex(json.loads((folder / "verify.key").read_text())["key"])
+    for _ in range(epoch - 1):
+        former = next_key(former)
+    return is_signed(head, former)
 
 
 def _link_at(engine: sa.Engine, seq: int) -> str | None:

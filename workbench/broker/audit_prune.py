@@ -75,8 +75,15 @@ def retention_years() -> int:
 
 
 def plan(engine: sa.Engine, folder: Path, lake: Path, now: datetime | None = None) -> Pruning | None:
-    """What may go now: up to the newest checkpoint before which every event is old enough. Raises RetentionTooShort."""
+    """What may go now: up to the newest checkpoint before which every event is old enough.
+
+    Raises RetentionTooShort, and NotPruned where the log does not verify.
+    """
     before = years_before(now or datetime.now(UTC), retention_years())
+    if verify(engine, folder):
+        raise NotPruned(
+            "The log does not verify, so nothing of it is taken away.", hint="See `workbench audit verify`."
+        )
     at, seq = audit_event.c.at, audit_event.c.seq
     with engine.connect() as connection:
         first_young = connection.scalar(sa.select(sa.func.min(seq)).where(at >= before))
@@ -103,10 +110,6 @@ def prune(
 
     A process that dies in it leaves the event, and rows that a later pruning takes away.
     """
-    if verify(engine, audit.folder):
-        raise NotPruned(
-            "The log does not verify, so nothing of it is taken away.", hint="See `workbench audit verify`."
-        )
     found = plan(engine, audit.folder, lake, now)
     if found is None:
         raise NotPruned(

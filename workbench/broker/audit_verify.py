@@ -17,6 +17,7 @@ from workbench.broker.audit_chain import (
     PRUNED,
     audit_event,
     canonical,
+    has_strange_checkpoints,
     keyed_hash,
     next_key,
     read_checkpoints,
@@ -134,7 +135,10 @@ class _Proof:
             key = bytes.fromhex(json.loads(first.read_text())["key"])
         except (OSError, ValueError, KeyError, TypeError):
             return Finding("checkpoint", 0, 0, "The verification key is not in the auditors' folder.")
-        return cls(key, read_checkpoints(folder), read_head(folder))
+        proof = cls(key, read_checkpoints(folder), read_head(folder))
+        if has_strange_checkpoints(folder):
+            proof.findings.append(Finding("checkpoint", 0, 0, "A line among the checkpoints is none."))
+        return proof
 
     def lacking(self, epoch: int, folder: Path) -> list[Finding]:
         """A finding where the key went on to an epoch, of an event or of the head, without a checkpoint for each.

@@ -95,7 +95,10 @@ class Auditing:
         return {"item": found.as_json()}
 
     async def prune(self, reader: str, *, archive: bool, dry: bool) -> dict[str, Any]:
-        """Takes away what is older than the retention, or says what would go. Raises NotPruned, RetentionTooShort."""
+        """Takes away what is older than the retention, or says what would go; a damaged log is refused in both.
+
+        Raises NotPruned, RetentionTooShort.
+        """
         if dry:
             found = await asyncio.to_thread(plan, self._engine, self._audit.folder, self._lake)
         else:

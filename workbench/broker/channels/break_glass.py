@@ -119,7 +119,7 @@ def asked_for(body: Mapping[str, Any]) -> Asked:
     if unknown:
         raise BadRequest(
             "The request has unknown keys.",
-            hint="It takes justification, reason, medical_emergency, minutes.",
+            hint="It takes justification, reason, medical_emergency, minutes; from a system requester, too.",
         )
     text, reason = body.get("justification"), body.get("reason")
     words = " ".join(text.split()) if isinstance(text, str) else ""
