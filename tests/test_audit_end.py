@@ -16,6 +16,7 @@ from test_audit import _do, _filled
 from workbench.broker.audit import Audit, AuditUnavailable, SecondPlaceLost, audit_folder, events, verify
 from workbench.broker.audit_chain import DAMAGED
 from workbench.broker.audit_verify import Finding
+from workbench.broker.review import days, queue
 from workbench.broker.state import State
 
 
@@ -63,6 +64,15 @@ def test_events_cut_off_after_the_last_checkpoint_stay_missing_when_a_broker_goe
     told = events(state.engine, event=DAMAGED)
     assert [(e["seq"], e["code"]) for e in told] == [(28, "truncated")]
     assert DAMAGED in (folder / "alerts.jsonl").read_text()
+
+
+def test_a_damaged_log_is_an_alert_in_the_review_queue(state: State) -> None:
+    _killed(state, audit_folder(state.folder))
+    _do(state, "DELETE FROM audit_event WHERE seq > 22")
+    Audit(state).close()
+    items = [item for item in queue(state.engine, days(state.engine)) if item.id.startswith("A")]
+    assert [item.id for item in items] == ["A28"]
+    assert items[0].says.startswith("audit-damaged: The log had been cut off")
 
 
 def test_a_log_that_was_emptied_goes_on_beyond_its_signed_end(state: State) -> None:
