@@ -25,7 +25,7 @@ EVEN_UNKNOWN = click.option(
     help="Write down consents of members whom the release, or for recipients whom the grants, do not know yet.",
 )
 BATCH = 5_000
-"""Decisions sent at once; a file is all or nothing within each."""
+"""Decisions sent at once; a file is checked as a whole before the first are written."""
 
 
 @click.group(
